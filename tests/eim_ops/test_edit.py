@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from eim_ops.backbones.base import PromptTooLongError
+from eim_ops.backbones.sd3 import Sd3Backbone
+from eim_ops.edit import EditedImage, EditTask, edit_images, full_batches, to_images, to_pixels
+from eim_ops.faces.face import sample_face
+from eim_ops.faces.render import render
+from eim_ops.method import Method
+
+METHOD = Method(steps=3, draws=2)
+SOURCE, SMILE, RED = ("a portrait with deep frown, black hair", "a portrait with broad smile, black hair", "a portrait with deep frown, red hair")
+TASKS = (EditTask("smile-1", (SMILE,), 1.0), EditTask("smile-half", (SMILE,), 0.5), EditTask("both", (SMILE, RED), 1.0))
+
+
+def faces(count: int) -> list[np.ndarray]:
+    return [render(sample_face(np.random.default_rng(i))) for i in range(count)]
+
+
+def run(backbone: Sd3Backbone, images: list[np.ndarray], tasks: list[tuple[EditTask, ...]], seeds: list[int]) -> list[EditedImage]:
+    return list(edit_images(backbone, images, [SOURCE] * len(images), tasks, METHOD, seeds, batch=4))
+
+
+def test_every_task_of_every_image_comes_out_once(backbone: Sd3Backbone) -> None:
+    edited = run(backbone, faces(3), [TASKS, (), TASKS[:1]], [0, 1, 2])
+    assert [(e.row, e.edit_id) for e in edited] == [(0, "smile-1"), (0, "smile-half"), (0, "both"), (2, "smile-1")]
+    assert all(e.pixels.shape == (64, 64, 3) and e.pixels.dtype == np.uint8 and e.finite for e in edited)
+
+
+def test_pixels_do_not_depend_on_neighbours_order_or_number(backbone: Sd3Backbone) -> None:
+    images = faces(6)
+    together = run(backbone, images, [TASKS] * 6, list(range(6)))
+    alone = run(backbone, images[4:5], [TASKS], [4])
+    backwards = run(backbone, images[::-1], [TASKS[::-1]] * 6, list(range(6))[::-1])
+    for one in alone:
+        (same,) = (e for e in together if e.row == 4 and e.edit_id == one.edit_id)
+        (turned,) = (e for e in backwards if e.row == 1 and e.edit_id == one.edit_id)
+        assert np.array_equal(one.pixels, same.pixels)
+        assert np.array_equal(one.pixels, turned.pixels)
+        assert one.direction_id == same.direction_id == turned.direction_id
+
+
+def test_evaluations_of_all_rows_add_up_to_what_the_model_ran(backbone: Sd3Backbone) -> None:
+    before = backbone.evaluations
+    edited = run(backbone, faces(4), [TASKS[:2]] * 4, list(range(4)))  # full batches: nothing is padding
+    assert sum(e.evaluations for e in edited) == pytest.approx(backbone.evaluations - before)
+
+
+def test_composition_differs_from_each_of_its_parts(backbone: Sd3Backbone) -> None:
+    smile, _, both = run(backbone, faces(1), [TASKS], [0])
+    assert not np.array_equal(smile.pixels, both.pixels)
+
+
+def test_a_prompt_too_long_is_an_error_not_a_cut(backbone: Sd3Backbone) -> None:
+    with pytest.raises(PromptTooLongError):
+        run(backbone, faces(1), [(EditTask("x", ("smile " * 40,), 1.0),)], [0])
+
+
+def test_full_batches_cover_all_rows_and_pad_with_copies() -> None:
+    batches = list(full_batches(5, 3))
+    assert [(indices.tolist(), real) for indices, real in batches] == [([0, 1, 2], 3), ([3, 4, 4], 2)]
+
+
+def test_pixels_survive_the_way_to_the_model_and_back() -> None:
+    pixels = faces(2)
+    assert np.array_equal(to_pixels(to_images(pixels)), np.stack(pixels))
+
+
+def test_a_latent_that_is_not_finite_is_flagged(backbone: Sd3Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "velocity", lambda latents, sigma, conditioning: torch.full_like(latents, torch.nan))
+    assert not any(e.finite for e in run(backbone, faces(1), [TASKS], [0]))
