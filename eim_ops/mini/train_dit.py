@@ -17,7 +17,7 @@ from eim_ops.faces.tokenizer import build_tokenizer
 from eim_ops.mini.face_set import FaceSet, face_set
 from eim_ops.mini.loop import Schedule, train
 
-SCHEDULE = Schedule(steps=6000, batch=32, lr=6e-4, warmup=300, ema=0.999, clip=1.0, checkpoint_every=100)
+SCHEDULE = Schedule(steps=4500, batch=32, lr=6e-4, warmup=300, ema=0.999, clip=1.0, checkpoint_every=100)
 PROMPT_TOKENS = 32
 _TEXT_WIDTH, _WIDTH, _HEADS, _LAYERS = 96, 192, 6, 4
 _CONDITION_DROPOUT, _SHUFFLE, _CLAUSE_DROPOUT = 0.1, 0.5, 0.1
