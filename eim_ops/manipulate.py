@@ -1,5 +1,7 @@
 """Manipulate: move a joint latent along a direction and sample it back down."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ def sample(
     point, so that an edit of strength 0 is the source. That branch doubles the evaluations.
     """
     x = noisy
-    for sigma, below in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, below in pairwise(sigmas):
         velocity = backbone.velocity(x, sigma, conditioning)
         if source is not None and guidance != 1.0:
             base = backbone.velocity(x, sigma, source)

@@ -73,9 +73,7 @@ def _colour(good: bool | None) -> str:
 def contact_html(title: str, summary: Sequence[tuple[str, str]], lines: Sequence[Line]) -> bytes:
     """The same as a page, with prompts and the summary's (name, value) pairs; images are embedded."""
     environment = Environment(autoescape=True)
-    environment.filters["uri"] = lambda pixels: (
-        "data:image/png;base64," + base64.b64encode(encode_png(pixels)).decode()
-    )
+    environment.filters["uri"] = lambda pixels: "data:image/png;base64," + base64.b64encode(encode_png(pixels)).decode()
     return environment.from_string(_PAGE).render(title=title, summary=summary, lines=lines).encode()
 
 
@@ -92,14 +90,17 @@ figure img { width: 112px; height: 112px; display: block; }
 p { max-width: 60rem; margin: 0 0 .5rem; }
 </style>
 <h1>{{ title }}</h1>
-<table class="summary">{% for name, value in summary %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
+<table class="summary">{% for name, value in summary %}
+<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% endfor %}</table>
 {% for line in lines %}
 <section>
 <p><b>{{ line.name }}</b> {{ line.prompt }}</p>
 <div class="tiles">
 <figure><img src="{{ line.pixels | uri }}" alt="source {{ line.name }}"><figcaption>source</figcaption></figure>
 {% for tile in line.tiles %}
-<figure title="{{ tile.target_prompt }}"><img src="{{ tile.pixels | uri }}" alt="{{ tile.target }} at strength {{ tile.strength }}">
+<figure title="{{ tile.target_prompt }}">
+<img src="{{ tile.pixels | uri }}" alt="{{ tile.target }} at strength {{ tile.strength }}">
 <figcaption>{{ tile.target }} &times; {{ '%g' % tile.strength }}
 {% if tile.reading %}<br><span class="{{ 'good' if tile.good else 'bad' }}">judge: {{ tile.reading }}</span>
 <br>others kept {{ '%.0f' % (100 * tile.kept) }} %{% endif %}</figcaption></figure>

@@ -34,15 +34,15 @@ def write_report(output: str, images: int = 24) -> dict[str, Any]:
     sources = {name: _source(rows[0]) for name, rows in groups.items()}
     scores = _scores(store, groups, sources)
     lines = [_line(store, rows, sources[name], scores) for name, rows in groups.items()]
-    report = {
-        "images": len(groups), "edits": sum(map(len, groups.values())), "failures": len(view.failures),
-        "strengths": _by_strength([row for rows in groups.values() for row in rows], scores),
-    }  # fmt: skip
+    shown = [row for rows in groups.values() for row in rows]
+    strengths = _by_strength(shown, scores)
     summary = [
-        ("images shown", f"{report['images']}"), ("edits shown", f"{report['edits']}"),
-        ("failures in the run", f"{report['failures']}"),
-        *(_summary_line(strength, figures) for strength, figures in report["strengths"].items()),
-    ]  # fmt: skip
+        ("images shown", str(len(groups))),
+        ("edits shown", str(len(shown))),
+        ("failures in the run", str(len(view.failures))),
+        *(_summary_line(strength, figures) for strength, figures in strengths.items()),
+    ]
+    report = {"images": len(groups), "edits": len(shown), "failures": len(view.failures), "strengths": strengths}
     store.write("contact.png", contact_png(lines))
     store.write("contact.html", contact_html(f"Edits in {output}", summary, lines))
     store.write("report.json", json.dumps(report, indent=1).encode())
@@ -54,7 +54,10 @@ def _by_source(view: View, images: int) -> dict[str, list[Row]]:
     for row in view.edits.to_pylist():
         groups[row["source_uri"]].append(row)
     chosen = sorted(groups)[:images]
-    return {name: sorted(groups[name], key=lambda row: (row["attribute"], row["target"], row["strength"])) for name in chosen}
+    return {
+        name: sorted(groups[name], key=lambda row: (row["attribute"], row["target"], row["strength"]))
+        for name in chosen
+    }
 
 
 def _source(row: Row) -> np.ndarray:
@@ -66,16 +69,17 @@ def _edited(store: Store, row: Row) -> np.ndarray:
 
 
 def _scores(store: Store, groups: Mapping[str, Sequence[Row]], sources: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """FaceScore by image_uri; empty where the edits are not of the faces' attributes."""
+    """FaceScore by image_uri; empty where a shipped model did not edit, or not the faces' attributes."""
     from eim_ops.edit import to_images, to_pixels
     from eim_ops.faces.judge import load_judge
     from eim_ops.load import load_backbone
     from eim_ops.metrics.face_score import asked_values, score_faces
+    from eim_ops.mini.shipped import SHIPPED
 
     rows = [row for its_rows in groups.values() for row in its_rows]
     asked = [asked_values(row["attribute"].split(JOINER), row["target"].split(JOINER)) for row in rows]
     faces = [(row, values) for row, values in zip(rows, asked, strict=True) if values is not None]
-    if len(faces) < len(rows):
+    if len(faces) < len(rows) or rows[0]["model"] not in SHIPPED:
         return {}
     backbone = load_backbone(rows[0]["model"], None, "auto", "float32")
     round_trips = to_pixels(backbone.decode(backbone.encode_image(to_images(list(sources.values())))))
@@ -95,9 +99,15 @@ def _line(store: Store, rows: Sequence[Row], source: np.ndarray, scores: Mapping
         score = scores.get(row["image_uri"])
         tiles.append(
             Tile(
-                _edited(store, row), row["attribute"], row["target"], row["strength"], row["target_prompt"],
-                score and score.reading, score and score.reached, score and score.kept,
-            )  # fmt: skip
+                _edited(store, row),
+                row["attribute"],
+                row["target"],
+                row["strength"],
+                row["target_prompt"],
+                score and score.reading,
+                score and score.reached,
+                score and score.kept,
+            )
         )
     return Line(PurePosixPath(rows[0]["source_uri"]).name, rows[0]["source_prompt"], source, tuple(tiles))
 

@@ -39,7 +39,11 @@ class Sd3Backbone:
 
     def check_prompt(self, prompt: str) -> None:
         """Raises PromptTooLongError if any text encoder would cut the prompt."""
-        limits = ((self.pipeline.tokenizer, None), (self.pipeline.tokenizer_2, None), (self.pipeline.tokenizer_3, _T5_TOKENS))
+        limits = (
+            (self.pipeline.tokenizer, None),
+            (self.pipeline.tokenizer_2, None),
+            (self.pipeline.tokenizer_3, _T5_TOKENS),
+        )
         for tokenizer, limit in limits:
             if tokenizer is None:
                 continue

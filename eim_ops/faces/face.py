@@ -42,7 +42,7 @@ class Face:
         """The same face with `attribute` at value `index` (the middle of its grade, if continuous)."""
         spec = BY_NAME[attribute]
         value = spec.grade_center(index) if spec.kind == "continuous" else spec.values[index]
-        return replace(self, **{attribute: value})
+        return replace(self, **{attribute: value})  # type: ignore[arg-type]
 
 
 NUISANCES = ("x", "y", "scale", "eye_gap", "nose", "shirt")
@@ -74,7 +74,7 @@ def _correlate(values: dict[str, float | str], rng: np.random.Generator) -> None
     if fires[0]:
         values["hair_color"] = "grey" if age > 0.6 else ("black", "brown", "blond", "red")[int(rng.integers(4))]
     if fires[1]:
-        values["glasses"] = ("round" if age > 0.5 else ("none", "sunglasses")[int(rng.integers(2))])
+        values["glasses"] = "round" if age > 0.5 else ("none", "sunglasses")[int(rng.integers(2))]
     if fires[2]:
         values["hair_length"] = near(1 - age)
     if fires[3]:

@@ -52,7 +52,9 @@ class _Pen:
     def _xy(self, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
         return [(self.cx + u * self.unit, self.cy + v * self.unit) for u, v in points]
 
-    def ellipse(self, u: float, v: float, ru: float, rv: float, fill: Rgb | None, outline: Rgb | None = None, width: float = 0) -> None:
+    def ellipse(
+        self, u: float, v: float, ru: float, rv: float, fill: Rgb | None, outline: Rgb | None = None, width: float = 0
+    ) -> None:
         box = self._xy([(u - ru, v - rv), (u + ru, v + rv)])
         self.draw.ellipse(box, fill=fill, outline=outline, width=round(width * self.unit))
 
@@ -135,7 +137,11 @@ def _draw_eyes(pen: _Pen, face: Face, width: float, hair: Rgb, skin: Rgb) -> flo
         pen.ellipse(side * gap, -0.08, 0.19, height, _WHITE, _INK, 0.03)
         pen.ellipse(side * gap, -0.08, min(0.095, height), min(0.1, height * 0.95), (48, 60, 84))
         brow = -0.27 - 0.17 * face.eyes
-        pen.line([(side * (gap - 0.17), brow + 0.02), (side * gap, brow - 0.04), (side * (gap + 0.19), brow + 0.03)], brow_colour, 0.075)
+        pen.line(
+            [(side * (gap - 0.17), brow + 0.02), (side * gap, brow - 0.04), (side * (gap + 0.19), brow + 0.03)],
+            brow_colour,
+            0.075,
+        )
     return gap
 
 
@@ -153,20 +159,34 @@ def _draw_glasses(pen: _Pen, face: Face, width: float, gap: float) -> None:
 
 def _draw_hair_front(pen: _Pen, face: Face, width: float, hair: Rgb) -> None:
     fringe = [(0.62 * width * (1 - 2 * i / 8), -0.74 - 0.05 * (i % 2)) for i in range(9)]
-    pen.polygon(_upper_ellipse(width + 0.13, -1.22, -0.2) + [(width * 0.93, -0.3)] + fringe + [(-width * 0.93, -0.3)], hair)
+    pen.polygon(
+        _upper_ellipse(width + 0.13, -1.22, -0.2) + [(width * 0.93, -0.3)] + fringe + [(-width * 0.93, -0.3)], hair
+    )
     reach = -0.2 + 1.45 * face.hair_length
     for side in (-1, 1):
-        pen.polygon([(side * (width - 0.05), -0.45), (side * (width + 0.17), -0.45), (side * (width + 0.2), reach), (side * (width + 0.02), reach)], hair)
+        pen.polygon(
+            [
+                (side * (width - 0.05), -0.45),
+                (side * (width + 0.17), -0.45),
+                (side * (width + 0.2), reach),
+                (side * (width + 0.02), reach),
+            ],
+            hair,
+        )
 
 
 def _draw_hat(pen: _Pen, face: Face, width: float) -> None:
     if face.hat == "cap":
         pen.polygon(_upper_ellipse(width + 0.18, -1.36, -0.72), (206, 44, 58))
-        pen.polygon([(-width - 0.2, -0.72), (width + 0.55, -0.72), (width + 0.5, -0.6), (-width - 0.18, -0.64)], (150, 26, 40))
+        pen.polygon(
+            [(-width - 0.2, -0.72), (width + 0.55, -0.72), (width + 0.5, -0.6), (-width - 0.18, -0.64)], (150, 26, 40)
+        )
     elif face.hat == "beanie":
         pen.ellipse(0, -1.5, 0.17, 0.17, (236, 240, 240))
         pen.polygon(_upper_ellipse(width + 0.18, -1.45, -0.72), (34, 132, 140))
-        pen.polygon([(-width - 0.2, -0.86), (width + 0.2, -0.86), (width + 0.2, -0.64), (-width - 0.2, -0.64)], (20, 92, 104))
+        pen.polygon(
+            [(-width - 0.2, -0.86), (width + 0.2, -0.86), (width + 0.2, -0.64), (-width - 0.2, -0.64)], (20, 92, 104)
+        )
 
 
 def render(face: Face) -> np.ndarray:

@@ -103,5 +103,5 @@ def train(name: str, model: torch.nn.Module, loss: Loss, schedule: Schedule, wor
 
 @torch.no_grad()
 def _average(ema: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    averaged, current = list(ema.parameters()), list(model.parameters())
-    torch._foreach_lerp_(averaged, [p.detach() for p in current], 1 - decay)
+    averaged = [p.data for p in ema.parameters()]
+    torch._foreach_lerp_(averaged, [p.detach() for p in model.parameters()], 1 - decay)

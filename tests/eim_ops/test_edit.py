@@ -10,7 +10,11 @@ from eim_ops.faces.render import render
 from eim_ops.method import Method
 
 METHOD = Method(steps=3, draws=2)
-SOURCE, SMILE, RED = ("a portrait with deep frown, black hair", "a portrait with broad smile, black hair", "a portrait with deep frown, red hair")
+SOURCE, SMILE, RED = (
+    "a portrait with deep frown, black hair",
+    "a portrait with broad smile, black hair",
+    "a portrait with deep frown, red hair",
+)
 TASKS = (EditTask("smile-1", (SMILE,), 1.0), EditTask("smile-half", (SMILE,), 0.5), EditTask("both", (SMILE, RED), 1.0))
 
 
@@ -18,7 +22,9 @@ def faces(count: int) -> list[np.ndarray]:
     return [render(sample_face(np.random.default_rng(i))) for i in range(count)]
 
 
-def run(backbone: Sd3Backbone, images: list[np.ndarray], tasks: list[tuple[EditTask, ...]], seeds: list[int]) -> list[EditedImage]:
+def run(
+    backbone: Sd3Backbone, images: list[np.ndarray], tasks: list[tuple[EditTask, ...]], seeds: list[int]
+) -> list[EditedImage]:
     return list(edit_images(backbone, images, [SOURCE] * len(images), tasks, METHOD, seeds, batch=4))
 
 

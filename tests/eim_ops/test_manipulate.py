@@ -13,7 +13,9 @@ from eim_ops.method import Method
 from tests.eim_ops.gaussian_world import GaussianBackbone, mean_conditioning
 
 
-def gaussian_pair(seed: int, sigma_max: float, fixed_point: bool = True) -> tuple[GaussianBackbone, JointLatent, torch.Tensor]:
+def gaussian_pair(
+    seed: int, sigma_max: float, fixed_point: bool = True
+) -> tuple[GaussianBackbone, JointLatent, torch.Tensor]:
     """A joint latent of two images in the Gaussian world, and the true mean shift of the edit."""
     world = GaussianBackbone()
     mean, shift, eps = torch.randn((3, 2, 2, 4, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -27,7 +29,9 @@ def gaussian_pair(seed: int, sigma_max: float, fixed_point: bool = True) -> tupl
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), sigma_max=st.floats(0.2, 1.0), strength=st.floats(-1.5, 2.0))
-def test_joint_edit_by_the_true_shift_moves_the_image_by_exactly_that(seed: int, sigma_max: float, strength: float) -> None:
+def test_joint_edit_by_the_true_shift_moves_the_image_by_exactly_that(
+    seed: int, sigma_max: float, strength: float
+) -> None:
     world, joint, shift = gaussian_pair(seed, sigma_max)
     target = mean_conditioning(joint.conditioning.tokens.view_as(shift) + shift)
     direction = Direction(shift, text_direction(joint.conditioning, target))

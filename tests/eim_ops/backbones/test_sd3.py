@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ def test_parity_sd3_reproduces_the_pipelines_own_image(backbone: Sd3Backbone, gu
     conditioning, empty = backbone.encode_text(PROMPTS), backbone.encode_text(["", ""])
     sigmas, x = backbone.grid(5), latents
     with torch.no_grad():
-        for sigma, below in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for sigma, below in pairwise(sigmas):
             velocity = backbone.velocity(x, sigma, conditioning)
             if guidance > 1:
                 base = backbone.velocity(x, sigma, empty)

@@ -1,0 +1,20 @@
+"""The `eim` command: each subcommand lives in its own module."""
+
+import typer
+
+from jobs import edit, faces, mini, report
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+app.command("edit")(edit.edit)
+app.command("report")(report.report)
+app.add_typer(faces.app, name="faces")
+app.add_typer(mini.app, name="mini")
+
+
+@app.callback()
+def main() -> None:
+    """Edit images by direction in the joint space of a multimodal diffusion transformer."""
+
+
+if __name__ == "__main__":
+    app()

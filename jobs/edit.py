@@ -1,0 +1,78 @@
+"""`eim edit RECIPE.yaml`: make every edit that a recipe asks for. Also `python -m jobs.edit RECIPE.yaml`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.recipe import Recipe, RecipeError, load_recipe
+
+if TYPE_CHECKING:
+    from pipeline.flow import Summary
+
+
+def edit(
+    recipe: Annotated[Path, typer.Argument(help="a YAML recipe, such as examples/demo.yaml")],
+    as_json: Annotated[bool, typer.Option("--json", help="print the summary as one JSON object")] = False,
+    new_run: Annotated[bool, typer.Option(help="keep edits made with other settings, beside the new ones")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="run the edits again that ended as failures")] = False,
+    address: Annotated[str | None, typer.Option(help="a Ray cluster; else RAY_ADDRESS, else Ray starts here")] = None,
+) -> None:
+    """Make every edit that the recipe asks for and its output does not hold yet."""
+    try:
+        checked = load_recipe(recipe)
+        run(checked, as_json=as_json, new_run=new_run, retry_failed=retry_failed, address=address)
+    except RecipeError as error:
+        _refuse(error)
+
+
+def run(recipe: Recipe, *, as_json: bool, new_run: bool, retry_failed: bool, address: str | None) -> None:
+    """Run a checked recipe with the operations of `eim_ops`; ends by typer.Exit where the exit code is not 0."""
+    # Ray and the rest take seconds to import: a wrong recipe is told before.
+    from pipeline.flow import run_edit
+    from pipeline.ledger import FingerprintError
+    from pipeline.operations import real_operations
+    from pipeline.placement import PlacementError
+    from pipeline.storage import StorageError
+
+    try:
+        options = {"new_run": new_run, "retry_failed": retry_failed}
+        summary = run_edit(recipe, real_operations(), address=address, **options)
+    except (RecipeError, FingerprintError, PlacementError, StorageError, PermissionError) as error:
+        _refuse(error)
+        return
+    if as_json:
+        print(json.dumps(dataclasses.asdict(summary)))
+    show_summary(summary, Console(stderr=as_json, highlight=False))
+    if summary.problem:
+        raise typer.Exit(1)
+
+
+def show_summary(summary: "Summary", console: Console) -> None:
+    """The summary for people."""
+    if summary.new_edits or summary.new_failures or summary.problem:
+        stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary.seconds_by_stage.items())
+        rate = summary.new_edits / summary.seconds if summary.seconds else 0.0
+        console.print(f"made {summary.new_edits} edits in {summary.seconds:.1f} s ({rate:.2f}/s)")
+        console.print(f"seconds by stage, summed over workers: {stages}")
+    else:
+        console.print("nothing to do: every edit asked for is there")
+    console.print(
+        f"images {summary.images} | asked {summary.asked} | edits {summary.edits} | failures {summary.failures} | "
+        f"left {summary.left} | raw repeats {summary.repeats}"
+    )
+    console.print(f"in {summary.output}", soft_wrap=True)
+    if summary.problem:
+        Console(stderr=True).print(f"[red]{summary.problem}[/red]")
+
+
+def _refuse(error: Exception) -> None:
+    Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    typer.run(edit)

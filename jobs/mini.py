@@ -1,0 +1,48 @@
+"""`eim mini`: the small shipped models, measured and trained."""
+
+import importlib
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="The small shipped models.")
+
+
+class MiniModel(StrEnum):
+    """What can be trained; mini-dit needs the VAE first."""
+
+    vae = "vae"
+    dit = "dit"
+    vlm = "vlm"
+    judge = "judge"
+
+
+@app.command()
+def check(
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+) -> None:
+    """Measure the shipped models on held-out faces."""
+    from eim_ops.mini.check import check as measure
+
+    figures = measure()
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    for name, figure in figures.items():
+        typer.echo(f"{name}: {figure}")
+
+
+@app.command()
+def train(
+    model: Annotated[MiniModel, typer.Argument(help="which model")],
+    work: Annotated[Path, typer.Option(help="where checkpoints and rendered faces live")] = Path("out/mini"),
+) -> None:
+    """Train one of the shipped models; run again after a stop, it goes on from its last checkpoint."""
+    importlib.import_module(f"eim_ops.mini.train_{model.value}").main(work)
+
+
+if __name__ == "__main__":
+    app()

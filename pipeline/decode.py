@@ -1,0 +1,63 @@
+"""Image files of all kinds to square RGB of one size, and back to PNG."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+_WHITE = (255, 255, 255)
+
+
+def decode_image(data: bytes, size: int) -> np.ndarray:
+    """An image file as uint8 (size, size, 3): upright, sRGB, alpha on white, centre-cropped, resized.
+
+    Of an animation the first frame. Raises what Pillow raises for bytes that are no image, are cut short, or unpack to
+    more pixels than its limit.
+    """
+    with Image.open(io.BytesIO(data)) as opened:
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
+        profile = opened.info.get("icc_profile")
+    image = _on_white(_to_rgb(_to_8_bits(image), profile))
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """uint8 (H, W, 3) as PNG bytes, equal for equal pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a sample; Pillow's own conversion clips at 255
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    return image
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """RGB or RGBA in sRGB."""
+    transparent = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
+        alpha = image.getchannel("A") if image.mode == "RGBA" else None
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            colours = image.convert("RGB") if alpha else image
+            converted = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):  # a broken profile, or one of another colour space: as without
+            converted = None
+        if converted is not None:
+            if alpha:
+                converted.putalpha(alpha)
+            return converted
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image
+    ground = Image.new("RGB", image.size, _WHITE)
+    ground.paste(image, mask=image.getchannel("A"))
+    return ground

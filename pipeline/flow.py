@@ -1,0 +1,188 @@
+"""The whole Dataset graph, and a run around it: prepare, count, stream, count again."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipeline.actors import CaptionStage, EditStage
+from pipeline.ledger import Account, Ledger, open_run
+from pipeline.manifest import Manifest, prepare_manifest
+from pipeline.operations import ModelFacts, Operations, pixel_settings
+from pipeline.placement import Cluster, Plan, PoolPlan, plan_placement
+from pipeline.progress import Counts, Progress, TooManyFailures, shown
+from pipeline.recipe import Recipe
+from pipeline.sink import EditSink, RunFacts
+from pipeline.stages import LoadRows, ReadPending, ScoreAndEncode
+from pipeline.storage import open_store
+
+_RETRIES = 3
+_GROUP_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did, and how what was asked stands now."""
+
+    output: str
+    fingerprint: str
+    images: int
+    asked: int
+    edits: int
+    failures: int
+    left: int
+    repeats: int
+    """Raw rows that the view drops."""
+    new_edits: int
+    new_failures: int
+    seconds: float
+    seconds_by_stage: Mapping[str, float]
+    """Summed over workers, so more than the wall time where they overlap."""
+    problem: str | None
+    """Why the run counts as failed; None: all is accounted for."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    recipe: Recipe
+    operations: Operations
+    facts: ModelFacts
+    manifest: Manifest
+    ledger: Ledger
+    retry_failed: bool
+
+
+def run_edit(
+    recipe: Recipe,
+    operations: Operations,
+    *,
+    new_run: bool = False,
+    retry_failed: bool = False,
+    address: str | None = None,
+) -> Summary:
+    """Make every edit that the recipe asks for and storage does not hold.
+
+    Raises RecipeError, StorageError, FingerprintError or PlacementError before anything starts. Errors of the stream
+    itself (a store that refuses, a lost model) come through as they are; the same call goes on from what was written.
+    """
+    started = time.monotonic()
+    facts = operations.facts(recipe)
+    output = open_store(recipe.output)
+    manifest = prepare_manifest(recipe.input, output)
+    store, name = open_run(output, pixel_settings(recipe, facts), new_run)
+    run = _Run(recipe, operations, facts, manifest, Ledger(store, name), retry_failed)
+    before = run.ledger.account(manifest, recipe.edits, retry_failed)
+    counts, problem = Counts(), None
+    if before.left:
+        connect(address)
+        plan = plan_placement(recipe, _cluster(), before.images, -(-before.asked // before.images))
+        progress = Progress.start()
+        try:
+            with shown(progress, before.images, before.left):
+                _stream(run, plan, progress, before)
+        except Exception as error:
+            if not isinstance(_cause(error), TooManyFailures):
+                raise
+            problem = f"stopped: {_cause(error)}"
+        counts = progress.counts()
+    after = run.ledger.account(manifest, recipe.edits) if before.left else before
+    return _summary(run, after, counts, problem, time.monotonic() - started)
+
+
+def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
+    """The graph: read what is left, load, caption, edit, score, commit."""
+    _configure(plan)
+    recipe, task = run.recipe, {"num_cpus": plan.task_cpus, "max_retries": _RETRIES}
+    models, name = run.facts, run.ledger.fingerprint or ""
+    facts = RunFacts(name, recipe.model, models.model_revision, recipe.captioner, models.captioner_revision)
+    stage_arguments = {"operations": run.operations, "recipe": recipe, "progress": progress}
+    groups = [{"buckets": list(group)} for group in run.manifest.groups(_GROUP_ROWS)]
+    whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
+    read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
+    sink = EditSink(run.ledger.store, facts, progress, int(recipe.max_failure_fraction * before.asked))
+    (
+        ray.data.from_items(groups, override_num_blocks=len(groups))
+        .map_batches(read, batch_size=1, batch_format="pyarrow", **task)
+        .repartition(target_num_rows_per_block=plan.block_rows)
+        .map_batches(LoadRows(models.image_size, recipe.seed, progress), **whole_blocks)
+        .map_batches(CaptionStage, **_pool(plan.caption, stage_arguments, recipe.batch))
+        .map_batches(EditStage, **_pool(plan.edit, stage_arguments, recipe.batch))
+        .map_batches(ScoreAndEncode(progress), **whole_blocks)
+        .write_datasink(sink, ray_remote_args=task)
+    )
+
+
+def _pool(pool: PoolPlan, arguments: Mapping[str, Any], batch: int) -> dict[str, Any]:
+    return {
+        "fn_constructor_kwargs": {**arguments, "pool": pool},
+        "batch_size": batch,
+        "batch_format": "pyarrow",
+        "compute": ActorPoolStrategy(size=pool.size),
+        "num_cpus": pool.num_cpus,
+        "num_gpus": pool.num_gpus or None,
+        "max_restarts": _RETRIES,
+        "max_task_retries": _RETRIES,
+    }
+
+
+def _configure(plan: Plan) -> None:
+    """Bounded retries instead of Ray's endless ones, and our own progress instead of Ray's."""
+    context = DataContext.get_current()
+    context.max_consecutive_actor_init_deaths = _RETRIES
+    context.execution_no_progress_timeout_s = plan.no_progress_seconds
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Ray 2.60 has no named parameter for retries yet.
+    warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated")
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at `address` or RAY_ADDRESS, else start Ray here; nothing when already connected."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes appear between the progress lines
+    if address or os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    else:
+        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+
+
+def _cluster() -> Cluster:
+    resources = ray.cluster_resources()
+    return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, below the layers that Ray puts around it."""
+    inner = getattr(error, "cause", None) or error.__cause__
+    return error if inner is None or inner is error else _cause(inner)
+
+
+def _summary(run: _Run, after: Account, counts: Counts, problem: str | None, seconds: float) -> Summary:
+    limit = run.recipe.max_failure_fraction
+    if problem is None and after.left:
+        problem = f"{after.left} of {after.asked} edits are not accounted for; run the same command again"
+    elif problem is None and after.failures > limit * after.asked:
+        problem = f"{after.failures} of {after.asked} edits failed, more than max_failure_fraction {limit:g} allows"
+    return Summary(
+        output=run.ledger.store.root,
+        fingerprint=run.ledger.fingerprint or "",
+        images=after.images,
+        asked=after.asked,
+        edits=after.edits,
+        failures=after.failures,
+        left=after.left,
+        repeats=after.repeats,
+        new_edits=counts.edits,
+        new_failures=counts.failures,
+        seconds=round(seconds, 3),
+        seconds_by_stage={stage: round(spent, 3) for stage, spent in counts.seconds.items()},
+        problem=problem,
+    )

@@ -1,0 +1,158 @@
+"""What is done, what failed, what is left. The only reader of `edits/` and `failures/`: raw rows in, the view out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.asked import asked_by_row
+from pipeline.identity import canonical_json, fingerprint
+from pipeline.manifest import Manifest
+from pipeline.recipe import EditSpec
+from pipeline.schema import EDITS, FAILURES
+from pipeline.storage import Store, in_threads
+
+_KEY = ["sample_id", "edit_id"]
+Key = tuple[str, str]
+
+
+class FingerprintError(Exception):
+    """The output holds edits that were made with other settings."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One row for each (sample_id, edit_id), in `edits` or in `failures`; `repeats` raw rows were dropped."""
+
+    edits: pa.Table
+    failures: pa.Table
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """The state of all that is asked for: images, edits asked, and of these edited, failed and left."""
+
+    images: int = 0
+    asked: int = 0
+    edits: int = 0
+    failures: int = 0
+    left: int = 0
+    repeats: int = 0
+
+    def __add__(self, other: "Account") -> "Account":
+        return Account(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+
+def _first_of_each_key(table: pa.Table, order: Sequence[tuple[str, str]]) -> pa.Table:
+    """The first row of each (sample_id, edit_id) in this order."""
+    if len(table) < 2:
+        return table
+    ties = [("created_at", "ascending")] if "created_at" in table.column_names else []
+    table = table.sort_by([*((name, "ascending") for name in _KEY), *order, *ties]).combine_chunks()
+    keys = pc.binary_join_element_wise(*(table[name] for name in _KEY), "/").combine_chunks()
+    changes = pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1))
+    return table.filter(pa.chunked_array([pa.array([True]), changes]))
+
+
+def _keys(table: pa.Table) -> list[Key]:
+    return list(zip(table["sample_id"].to_pylist(), table["edit_id"].to_pylist(), strict=True))
+
+
+def _view(edits: pa.Table, failures: pa.Table) -> View:
+    raw = len(edits) + len(failures)
+    edits = _first_of_each_key(edits, [("image_sha256", "ascending")])
+    ranks = [("attempts", "descending"), *((name, "ascending") for name in ("stage", "error_type", "message"))]
+    failures = _first_of_each_key(failures, ranks)
+    edited = set(_keys(edits))
+    overtaken = pa.array([key in edited for key in _keys(failures)], pa.bool_())
+    kept = failures.filter(pc.invert(overtaken))
+    # A failure that a later attempt mended is history, not a repeat.
+    return View(edits, kept, raw - len(edits) - len(failures))
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The rows of one fingerprint below one output."""
+
+    store: Store
+    fingerprint: str | None = None
+    """None: rows of any fingerprint, for an output whose settings nobody asks about."""
+
+    def _raw(self, kind: str, below: str, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
+        table = self.store.read_tables(f"{kind}{below}", schema, [*columns])
+        return table if self.fingerprint is None else table.filter(pc.equal(table["fingerprint"], self.fingerprint))
+
+    def read(self) -> View:
+        """The whole view, all columns."""
+        edits = self._raw("edits", "", EDITS, EDITS.names)
+        return _view(edits, self._raw("failures", "", FAILURES, FAILURES.names))
+
+    def bucket(self, bucket: str) -> View:
+        """The view of one bucket, with the columns that resume needs."""
+        columns = [*_KEY, "fingerprint"]
+        edits = self._raw("edits", f"/bucket={bucket}", EDITS, [*columns, "image_sha256"])
+        errors = [*columns, "attempts", "stage", "error_type", "message"]
+        return _view(edits, self._raw("failures", f"/bucket={bucket}", FAILURES, errors))
+
+    def done_ids(self, bucket: str, retry_failed: bool = False) -> tuple[set[Key], dict[Key, int]]:
+        """Keys that need no work in a bucket, and the earlier attempts of those that failed."""
+        view = self.bucket(bucket)
+        attempts = dict(zip(_keys(view.failures), view.failures["attempts"].to_pylist(), strict=True))
+        done = set(_keys(view.edits))
+        return (done if retry_failed else done | attempts.keys()), attempts
+
+    def account(self, manifest: Manifest, edits: Sequence[EditSpec], retry_failed: bool = False) -> Account:
+        """Hold what the manifest asks for against the view, bucket by bucket; only counts are kept.
+
+        With `retry_failed`, failures count as left.
+        """
+        counts = in_threads(lambda bucket: self._account(manifest, bucket, edits, retry_failed), sorted(manifest.rows))
+        return sum(counts, Account())
+
+    def _account(self, manifest: Manifest, bucket: str, edits: Sequence[EditSpec], retry_failed: bool) -> Account:
+        asked_rows = asked_by_row(manifest.read(bucket), edits)
+        asked = {(row["sample_id"], edit.edit_id) for row, its_edits in asked_rows for edit in its_edits}
+        view = self.bucket(bucket)
+        edited, failed = asked.intersection(_keys(view.edits)), asked.intersection(_keys(view.failures))
+        failures = 0 if retry_failed else len(failed)
+        images = len({sample for sample, _ in asked})
+        left = len(asked) - len(edited) - failures
+        return Account(images, len(asked), len(edited), failures, left, view.repeats)
+
+
+def open_run(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple[Store, str]:
+    """The store of the run with these settings, and their fingerprint; records them before anything is made.
+
+    Raises FingerprintError when the output holds other settings and no new run is asked for.
+    """
+    name = fingerprint(settings)
+    others = [key for key in output.keys("recipe") if key != f"recipe/{name}.json"]
+    if others and new_run:
+        output, others = output.below(f"run-{name[:16]}"), []
+    if others:
+        raise FingerprintError(_refusal(output, others, settings))
+    key = f"recipe/{name}.json"
+    if not output.exists(key):
+        output.write(key, canonical_json(settings).encode())
+    return output, name
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat.update(_flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value})
+    return flat
+
+
+def _refusal(output: Store, others: Sequence[str], settings: Mapping[str, Any]) -> str:
+    now = _flat(settings)
+    lines = [f"{output.root} holds edits made with other settings, nothing was started"]
+    for key in others:
+        then = _flat(json.loads(output.read(key)))
+        changed = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
+        lines += [f"  {name}: there {then.get(name)!r}, now {now.get(name)!r}" for name in changed]
+    return "\n".join([*lines, "  change them back, choose another output, or add --new-run to keep both side by side"])

@@ -1,0 +1,246 @@
+"""What is to be done: the input's listing, or the user's own manifest, as bucketed Parquet shards below the output.
+
+Rows stream through a spool on the driver's disk, so that memory holds one bucket at a time. Shards are sorted and
+named by content, and their folder by all of them: the same input gives the same keys and is not written twice.
+"""
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.asked import parse_edits, parse_prompts
+from pipeline.identity import bucket_of, canonical_json, part_key, sample_id, sha256_bytes
+from pipeline.recipe import Input, RecipeError
+from pipeline.schema import MANIFEST, table_of
+from pipeline.storage import Store
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+_SHARD_ROWS = 4096
+_SPOOL_ROWS = 50_000
+_STAT_CHUNK, _STAT_THREADS = 512, 32
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared manifest: where its shards are, and how many rows each bucket holds."""
+
+    store: Store
+    prefix: str
+    rows: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Rows in all buckets."""
+        return sum(self.rows.values())
+
+    def read(self, bucket: str) -> list[Row]:
+        """The rows of one bucket, sorted by sample id."""
+        table = self.store.read_tables(f"{self.prefix}/bucket={bucket}", MANIFEST, MANIFEST.names)
+        return sorted(table.to_pylist(), key=_row_order)
+
+    def groups(self, target_rows: int) -> list[tuple[str, ...]]:
+        """Buckets in groups of about `target_rows` rows: the work of one reading task each."""
+        groups: list[tuple[str, ...]] = []
+        current: list[str] = []
+        for bucket in sorted(self.rows):
+            current.append(bucket)
+            if sum(self.rows[name] for name in current) >= target_rows:
+                groups.append(tuple(current))
+                current = []
+        return [*groups, tuple(current)] if current else groups
+
+
+def prepare_manifest(source: Input, output: Store) -> Manifest:
+    """List the input and write its shards below the output; raises RecipeError when there is nothing to list."""
+    if source.path is not None:
+        rows = _listed_rows(storage.normalise(source.path), output.root)
+        nothing = f"input.path: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {source.path}"
+    else:
+        assert source.manifest is not None
+        rows = _user_rows(storage.normalise(source.manifest))
+        nothing = f"input.manifest: {source.manifest} has no rows"
+    with tempfile.TemporaryDirectory(prefix="eim-manifest-") as spool:
+        buckets = _spool(rows, Path(spool))
+        if not buckets:
+            raise RecipeError(nothing)
+        return _write_shards(buckets, output)
+
+
+def _row(
+    uri: str,
+    version: str = "",
+    size: int | None = None,
+    problem: str | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
+) -> Row:
+    return {
+        "sample_id": sample_id(uri, version),
+        "uri": uri,
+        "version": version,
+        "size": size,
+        "source_prompt": given.get("source_prompt"),
+        "target_prompts": given.get("target_prompts"),
+        "edits": given.get("edits"),
+        "problem": problem,
+    }
+
+
+def _listed_rows(source: str, output: str) -> Iterator[Row]:
+    if f"{output}/".startswith(f"{source}/"):
+        raise RecipeError(
+            f"output: {output} lies inside input.path {source}, so its images would become inputs; put it elsewhere"
+        )
+    for entry in storage.list_entries(source):
+        if Path(entry.uri).suffix.lower() in IMAGE_SUFFIXES and not entry.uri.startswith(f"{output}/"):
+            yield _row(entry.uri, entry.version, entry.size)
+
+
+def _user_rows(path: str) -> Iterator[Row]:
+    """The rows of the user's manifest; what is wrong with a row becomes its `problem`, never an exception."""
+    if not storage.exists(path):
+        raise RecipeError(f"input.manifest: {path} is not there")
+    folder = path.rpartition("/")[0]
+    numbered = enumerate(_read_user_manifest(path), start=1)
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        while chunk := list(islice(numbered, _STAT_CHUNK)):
+            yield from pool.map(lambda item: _user_row(item[1], f"{path}#row={item[0]}", folder), chunk)
+
+
+def _read_user_manifest(path: str) -> Iterator[Any]:
+    """Mappings, one for each row; a JSONL line that is no object comes as it is."""
+    suffix = Path(path).suffix.lower()
+    with storage.open_stream(path) as stream:
+        if suffix == ".parquet":
+            file = pq.ParquetFile(stream)
+            _require_uri(path, file.schema_arrow.names)
+            for batch in file.iter_batches(1024):
+                yield from batch.to_pylist()
+            return
+        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+        if suffix == ".csv":
+            reader = csv.DictReader(lines)
+            _require_uri(path, reader.fieldnames or [])
+            yield from reader
+            return
+        for line in lines:
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    yield line
+
+
+def _require_uri(path: str, columns: Iterable[str]) -> None:
+    if "uri" not in columns:
+        raise RecipeError(f"input.manifest: {path} has the columns {', '.join(columns)}; a column `uri` is needed")
+
+
+def _as_json(value: Any) -> str | None:
+    """A JSON text of a JSON column, whether the file holds text or structure; empty becomes None."""
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if isinstance(value, dict):  # Parquet structs hold every field in every row
+        value = {key: item for key, item in value.items() if item is not None}
+    elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        value = [{key: part for key, part in item.items() if part is not None} for item in value]
+    return json.dumps(value, sort_keys=True) if value else None
+
+
+def _user_row(raw: Any, where: str, folder: str) -> Row:
+    uri = raw.get("uri") if isinstance(raw, dict) else None
+    if not isinstance(uri, str) or not uri.strip():
+        kind = "no uri" if isinstance(raw, dict) else "not a JSON object"
+        return _row(where, problem=f"ManifestRow: {where}: {kind}")
+    try:
+        uri = storage.normalise(uri if "://" in uri or uri.startswith("/") else f"{folder}/{uri}")
+    except storage.StorageError as error:
+        return _row(uri, problem=f"ManifestRow: {where}: {error}")
+    given: dict[str, str | None] = {"source_prompt": None, "target_prompts": None, "edits": None}
+    problem = None
+    try:
+        given["source_prompt"] = str(raw["source_prompt"]).strip() or None if raw.get("source_prompt") else None
+        given["target_prompts"] = _as_json(raw.get("target_prompts"))
+        given["edits"] = _as_json(raw.get("edits"))
+        if given["target_prompts"]:
+            parse_prompts(given["target_prompts"])
+        if given["edits"]:
+            parse_edits(given["edits"])
+    except (ValueError, TypeError) as error:
+        problem = f"ManifestRow: {where}: {error}"
+    try:
+        entry = storage.stat(uri)
+    except OSError as error:
+        return _row(uri, problem=problem or f"{type(error).__name__}: {uri}: {error.strerror or error}", given=given)
+    return _row(uri, entry.version, entry.size, problem, given)
+
+
+def _row_order(row: Row) -> tuple[str, ...]:
+    return (row["sample_id"], *(row[key] or "" for key in ("source_prompt", "target_prompts", "edits", "problem")))
+
+
+def _spool(rows: Iterable[Row], folder: Path) -> dict[str, list[Path]]:
+    """Rows to disk by bucket, a bounded number in memory; returns each bucket's files."""
+    files: dict[str, list[Path]] = {}
+    rows = iter(rows)
+    while chunk := list(islice(rows, _SPOOL_ROWS)):
+        by_bucket: dict[str, list[Row]] = {}
+        for row in chunk:
+            by_bucket.setdefault(bucket_of(row["sample_id"]), []).append(row)
+        for bucket, its_rows in by_bucket.items():
+            its_files = files.setdefault(bucket, [])
+            its_files.append(folder / f"{bucket}-{len(its_files)}.parquet")
+            pq.write_table(table_of(its_rows, MANIFEST), its_files[-1])
+    return files
+
+
+def _unique_rows(files: Iterable[Path]) -> list[Row]:
+    """A bucket's rows in order, equal rows once: a URI that is listed twice is one image."""
+    rows = pa.concat_tables([pq.read_table(file) for file in files]).to_pylist()
+    return list({_row_order(row): row for row in sorted(rows, key=_row_order)}.values())
+
+
+def _shards(rows: list[Row]) -> Iterator[list[Row]]:
+    """Runs of about `_SHARD_ROWS` rows that never part the rows of one image."""
+    start = 0
+    for stop in range(1, len(rows) + 1):
+        last = stop == len(rows)
+        if last or (stop - start >= _SHARD_ROWS and rows[stop]["sample_id"] != rows[stop - 1]["sample_id"]):
+            yield rows[start:stop]
+            start = stop
+
+
+def _write_shards(buckets: dict[str, list[Path]], output: Store) -> Manifest:
+    counts: dict[str, int] = {}
+    keys: list[str] = []
+    for bucket in sorted(buckets):
+        rows = _unique_rows(buckets[bucket])
+        counts[bucket] = len(rows)
+        keys += [part_key("shards", bucket, map(_content, shard)) for shard in _shards(rows)]
+    prefix = f"manifest/{sha256_bytes(''.join(keys).encode())[:16]}"
+    manifest = Manifest(output, prefix, counts)
+    index = f"{prefix}/index.json"
+    if output.exists(index):
+        return manifest
+    for bucket in sorted(buckets):
+        for shard in _shards(_unique_rows(buckets[bucket])):
+            output.write_table(part_key(prefix, bucket, map(_content, shard)), table_of(shard, MANIFEST))
+    output.write(index, canonical_json({"rows": counts, "total": manifest.total}).encode())
+    return manifest
+
+
+def _content(row: Row) -> tuple[str, ...]:
+    return tuple("" if row[name] is None else f"={row[name]}" for name in MANIFEST.names)

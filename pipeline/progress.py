@@ -1,0 +1,136 @@
+"""Counts of a run in flight: stages report to one small actor, the driver shows rates and the time left."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+STAGES = ("load", "caption", "edit", "score", "write")
+_TTY_SECONDS, _LOG_SECONDS = 0.5, 10.0
+
+
+class TooManyFailures(Exception):
+    """More edits failed than the recipe allows."""
+
+
+@dataclass
+class Counts:
+    """Rows done and seconds spent in each stage; `edit` and `score` count edits, `load` and `caption` images."""
+
+    done: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    edits: int = 0
+    failures: int = 0
+
+
+class _Counter:
+    """The actor's body."""
+
+    def __init__(self) -> None:
+        self._counts = Counts()
+
+    def add(self, stage: str, count: int, seconds: float) -> None:
+        self._counts.done[stage] += count
+        self._counts.seconds[stage] += seconds
+
+    def written(self, edits: int, failures: int, seconds: float) -> int:
+        self.add("write", edits + failures, seconds)
+        self._counts.edits += edits
+        self._counts.failures += failures
+        return self._counts.failures
+
+    def counts(self) -> Counts:
+        return self._counts
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A handle that travels to the workers; with no actor it counts nothing."""
+
+    actor: Any = None
+
+    @classmethod
+    def start(cls) -> "Progress":
+        """Start the counting actor; it asks for no CPU."""
+        return cls(ray.remote(num_cpus=0)(_Counter).remote())
+
+    def add(self, stage: str, count: int, seconds: float) -> None:
+        """Report work done; does not wait."""
+        if self.actor is not None:
+            self.actor.add.remote(stage, count, seconds)
+
+    def written(self, edits: int, failures: int, seconds: float) -> int:
+        """Report rows written; returns the failures of the run so far (0 when the counter is lost)."""
+        if self.actor is None:
+            return 0
+        try:
+            return ray.get(self.actor.written.remote(edits, failures, seconds))
+        except RayActorError:  # its node is lost; the final account does not need it
+            return 0
+
+    def counts(self) -> Counts:
+        """The counts so far."""
+        try:
+            return Counts() if self.actor is None else ray.get(self.actor.counts.remote(), timeout=10)
+        except (RayActorError, TimeoutError):
+            return Counts()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def status_line(counts: Counts, totals: Mapping[str, int], elapsed: float) -> str:
+    """One line: what each stage has done, the rate of edits, the time left."""
+    parts = [f"{stage} {min(counts.done[stage], total)}/{total}" for stage, total in totals.items()]
+    edited, all_edits = max(counts.done["edit"], counts.done["write"]), totals["write"]
+    if edited and elapsed > 0:
+        rate = edited / elapsed
+        parts.append(f"{rate:.2f} edits/s, {_clock(max(all_edits - edited, 0) / rate)} left")
+    if counts.failures:
+        parts.append(f"{counts.failures} failed")
+    return " | ".join([_clock(elapsed), *parts])
+
+
+@contextlib.contextmanager
+def shown(progress: Progress, images: int, edits: int) -> Iterator[None]:
+    """Show progress on standard error while the block runs: bars on a terminal, a line every ten seconds elsewhere."""
+    totals = {"load": images, "caption": images, "edit": edits, "write": edits}
+    console = Console(stderr=True)
+    stop, started = threading.Event(), time.monotonic()
+
+    def lines() -> None:
+        while not stop.wait(_LOG_SECONDS):
+            print(status_line(progress.counts(), totals, time.monotonic() - started), file=sys.stderr, flush=True)
+
+    def bars() -> None:
+        columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Bars(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as view:
+            tasks: dict[str, TaskID] = {
+                stage: view.add_task(stage, total=total, note="") for stage, total in totals.items()
+            }
+            while not stop.wait(_TTY_SECONDS):
+                counts = progress.counts()
+                note = status_line(counts, {"write": edits}, time.monotonic() - started).partition(" | ")[2]
+                for stage, task in tasks.items():
+                    shown_note = note if stage == "edit" else ""
+                    view.update(task, completed=min(counts.done[stage], totals[stage]), note=shown_note)
+
+    thread = threading.Thread(target=bars if console.is_terminal else lines, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=15)

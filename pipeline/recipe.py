@@ -1,0 +1,206 @@
+"""The user's YAML as typed models; every error names the key, what was given, and what is allowed."""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from eim_ops.method import Method
+
+
+class RecipeError(Exception):
+    """A recipe that cannot be run; its text is a block for people."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+_Text = Annotated[str, Field(min_length=1)]
+_Texts = Annotated[tuple[_Text, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+
+class Input(_Model):
+    """A folder or `s3://` prefix of images, or a manifest of them (Parquet, CSV or JSONL)."""
+
+    path: _Text | None = None
+    manifest: _Text | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Input":
+        if (self.path is None) == (self.manifest is None):
+            raise ValueError("give either path (a folder or s3:// prefix) or manifest (.parquet, .csv or .jsonl)")
+        if self.manifest and Path(self.manifest).suffix.lower() not in (".parquet", ".csv", ".jsonl"):
+            raise ValueError("manifest must end in .parquet, .csv or .jsonl")
+        return self
+
+
+class EditSpec(_Model):
+    """One attribute, or several composed, with its target and the strengths to be made."""
+
+    attributes: _Texts = Field(alias="attribute")
+    targets: _Texts = Field(alias="target")
+    strengths: Annotated[tuple[float, ...], Field(min_length=1)]
+    request_texts: _Texts | None = Field(default=None, alias="request")
+
+    @property
+    def requests(self) -> tuple[str, ...]:
+        """What the captioner is asked, one for each attribute."""
+        return self.request_texts or tuple(f"change to {target}" for target in self.targets)
+
+    @field_validator("strengths")
+    @classmethod
+    def _finite(cls, strengths: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(math.isfinite(strength) for strength in strengths):
+            raise ValueError("strengths must be finite numbers")
+        if len(set(strengths)) < len(strengths):
+            raise ValueError("a strength is there twice")
+        return strengths
+
+    @model_validator(mode="after")
+    def _parallel(self) -> "EditSpec":
+        counts = {len(self.attributes), len(self.targets), len(self.requests)}
+        if len(counts) > 1:
+            raise ValueError("attribute, target and request must have as many entries")
+        if len(set(self.attributes)) < len(self.attributes):
+            raise ValueError("an attribute is there twice")
+        return self
+
+
+class Pool(_Model):
+    """An actor pool. size null: placement chooses. num_gpus (per actor) null: placement shares the GPUs out."""
+
+    size: Annotated[int, Field(ge=1)] | None = None
+    num_gpus: Annotated[float, Field(ge=0)] | None = None
+
+
+class Pools(_Model):
+    """The two actor pools of the flow."""
+
+    caption: Pool = Pool()
+    edit: Pool = Pool()
+
+
+def _known_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        allowed = [field.name for field in dataclasses.fields(Method)]
+        for key in value:
+            if key not in allowed:
+                raise ValueError(f"method.{key}: {_unknown(str(key), allowed)}")
+    return value
+
+
+class Recipe(_Model):
+    """One edit job."""
+
+    input: Input
+    output: _Text
+    model: _Text
+    model_revision: _Text | None = None
+    captioner: _Text = "mini-vlm"
+    edits: tuple[EditSpec, ...] = ()
+    method: Annotated[Method, BeforeValidator(_known_keys)] = Field(default_factory=Method)
+    size: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] | None = None
+    batch: Annotated[int, Field(ge=2, le=1024)] = 16
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    pools: Pools = Pools()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    max_failure_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _edits(self) -> "Recipe":
+        if not self.edits and self.input.manifest is None:
+            raise ValueError("edits: give at least one edit (attribute, target, strengths)")
+        asked = [(e.attributes, e.targets, e.requests, strength) for e in self.edits for strength in e.strengths]
+        for edit in asked:
+            if asked.count(edit) > 1:
+                raise ValueError(f"edits: {edit[0]} -> {edit[1]} at strength {edit[3]} is asked for twice")
+        return self
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and check a recipe; raises RecipeError with every problem found."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; give the path of a YAML file, such as examples/demo.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: this is not YAML: {error}") from None
+    return parse_recipe(raw, str(path))
+
+
+def parse_recipe(raw: Any, where: str = "recipe") -> Recipe:
+    """Check a recipe that is a plain mapping; `where` opens the message of RecipeError."""
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{where}: a recipe is a mapping with the keys {', '.join(_keys(Recipe))}")
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        problems = list(dict.fromkeys(_line(item) for item in error.errors()))
+        title = f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''}, nothing was started"
+        raise RecipeError("\n".join([title, *(f"  {problem}" for problem in problems)])) from None
+
+
+def _keys(model: type) -> list[str]:
+    if dataclasses.is_dataclass(model):
+        return [field.name for field in dataclasses.fields(model)]
+    if issubclass(model, BaseModel):
+        return [field.alias or name for name, field in model.model_fields.items()]
+    return []
+
+
+def _unknown(key: str, allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, allowed, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown key; {hint}allowed: {', '.join(allowed)}"
+
+
+def _models_in(annotation: Any) -> list[type]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation]
+    return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
+
+
+def _allowed_keys(location: Sequence[str | int]) -> list[str]:
+    """The keys of the mapping that holds the last key of `location`."""
+    model: type = Recipe
+    for part in location[:-1]:
+        if isinstance(part, int) or not issubclass(model, BaseModel):
+            continue
+        for name, field in model.model_fields.items():
+            if part in (name, field.alias):
+                nested = [found for found in _models_in(field.annotation) if _keys(found)]
+                model = nested[0] if nested else model
+    return _keys(model)
+
+
+def _line(item: Any) -> str:
+    """One problem as `key: given; what is allowed`."""
+    location = list(item["loc"])
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    if item["type"] == "extra_forbidden":
+        return f"{key}: {_unknown(str(location[-1]), _allowed_keys(location))}"
+    if item["type"] == "missing":
+        return f"{key}: missing; every recipe must give it" if len(location) == 1 else f"{key}: missing"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        inner = message.startswith(f"{key}.") or not key
+        return message if inner else f"{key}: {message}"
+    given = item["input"]
+    shown = given if isinstance(given, str | int | float | bool | None) else type(given).__name__
+    return f"{key}: given {shown!r}; {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,154 @@
+"""The commit: one write puts its images, then its edits parts, then its failures parts, and nothing else."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from ray.data import Datasink
+from ray.data.block import Block, BlockAccessor
+
+from pipeline.asked import JOINER, AskedEdit, edits_from_json
+from pipeline.identity import bucket_of, image_key, part_key, sha256_bytes
+from pipeline.progress import Progress, TooManyFailures
+from pipeline.schema import EDITS, FAILURES, SCHEMA_VERSION, table_of
+from pipeline.storage import Store, in_threads
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What every row of a run says alike."""
+
+    fingerprint: str
+    model: str
+    model_revision: str
+    captioner: str
+    captioner_revision: str
+
+
+@dataclass(frozen=True)
+class _Image:
+    sample: Row
+    asked: AskedEdit
+    result: Row
+
+
+class EditSink(Datasink[None]):
+    """Writes the rows that `stages.score_and_encode` gives.
+
+    Raises what storage raises after its retries: a store that refuses writes stops the job, and the same command goes
+    on from what was written.
+    """
+
+    def __init__(self, store: Store, facts: RunFacts, progress: Progress, failure_limit: int) -> None:
+        self._store, self._facts, self._progress, self._failure_limit = store, facts, progress, failure_limit
+
+    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
+        """Put the images of these rows, then their parts."""
+        images: list[_Image] = []
+        failures: list[Row] = []
+        for block in blocks:
+            for row in BlockAccessor.for_block(block).to_arrow().to_pylist():
+                made, failed = self._sort_out(row)
+                images += made
+                failures += failed
+        started = time.perf_counter()  # reading the blocks ran the stage before
+        edits = in_threads(self._put_image, images)
+        self._put_parts("edits", edits, EDITS, ("sample_id", "edit_id", "image_sha256"))
+        identity = ("sample_id", "edit_id", "stage", "error_type", "message", "attempts")
+        self._put_parts("failures", failures, FAILURES, identity)
+        failed_so_far = self._progress.written(len(edits), len(failures), time.perf_counter() - started)
+        if failed_so_far > self._failure_limit:
+            limit = f"more than the {self._failure_limit} that max_failure_fraction allows"
+            raise TooManyFailures(f"{failed_so_far} edits failed, {limit}")
+
+    def _sort_out(self, row: Row) -> tuple[list[_Image], list[Row]]:
+        """A row's images to be written and its failure rows: together one for each asked edit."""
+        results = {result["edit_id"]: result for result in row["results"] or ()}
+        images, failures = [], []
+        for asked in edits_from_json(row["edits"]):
+            result = results.get(asked.edit_id)
+            if row["error_stage"] is not None:
+                failures.append(self._failure(row, asked, row["error_stage"], row["error_type"], row["error_message"]))
+            elif result is None:
+                failures.append(self._failure(row, asked, "edit", "MissingResult", "the editor gave no image"))
+            elif result["error_stage"] is not None:
+                stage, kind, message = (result[key] for key in ("error_stage", "error_type", "error_message"))
+                failures.append(self._failure(row, asked, stage, kind, message))
+            else:
+                images.append(_Image(row, asked, result))
+        return images, failures
+
+    def _failure(self, row: Row, asked: AskedEdit, stage: str, error_type: str, message: str) -> Row:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "sample_id": row["sample_id"],
+            "edit_id": asked.edit_id,
+            "fingerprint": self._facts.fingerprint,
+            "source_uri": row["uri"],
+            "attribute": asked.attribute,
+            "target": asked.target,
+            "strength": asked.strength,
+            "stage": stage,
+            "error_type": error_type,
+            "message": message,
+            "attempts": asked.attempts + 1,
+            "created_at": datetime.now(UTC),
+        }
+
+    def _put_image(self, image: _Image) -> Row:
+        started = time.perf_counter()
+        sample, asked, result = image.sample, image.asked, image.result
+        sha256 = sha256_bytes(result["image"])
+        key = image_key(sample["sample_id"], asked.edit_id, sha256)
+        self._store.write(key, result["image"])
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "sample_id": sample["sample_id"],
+            "edit_id": asked.edit_id,
+            "fingerprint": self._facts.fingerprint,
+            "source_uri": sample["uri"],
+            "source_etag": sample["version"],
+            "source_sha256": sample["source_sha256"],
+            "width": result["width"],
+            "height": result["height"],
+            "source_prompt": sample["source_prompt"],
+            "target_prompt": JOINER.join(result["target_prompts"]),
+            "attribute": asked.attribute,
+            "target": asked.target,
+            "strength": asked.strength,
+            "direction_id": result["direction_id"],
+            "direction_method": result["direction_method"],
+            "seed": sample["seed"],
+            "model": self._facts.model,
+            "model_revision": self._facts.model_revision,
+            "captioner": self._facts.captioner,
+            "captioner_revision": self._facts.captioner_revision,
+            "image_uri": self._store.uri(key),
+            "image_sha256": sha256,
+            "psnr": result["psnr"],
+            "ssim": result["ssim"],
+            "recon_psnr": result["recon_psnr"],
+            "evaluations": result["evaluations"],
+            "seconds_caption": sample["seconds_caption"],
+            "seconds_edit": sample["seconds_edit"],
+            "seconds_write": time.perf_counter() - started,
+            "created_at": datetime.now(UTC),
+        }
+
+    def _put_parts(self, kind: str, rows: Sequence[Row], schema: pa.Schema, identity: Sequence[str]) -> None:
+        """One part for each bucket that the rows touch."""
+        buckets: dict[str, list[Row]] = {}
+        for row in rows:
+            buckets.setdefault(bucket_of(row["sample_id"]), []).append(row)
+
+        def put(bucket: str) -> None:
+            its_rows = sorted(buckets[bucket], key=lambda row: (row["sample_id"], row["edit_id"]))
+            key = part_key(kind, bucket, [[str(row[name]) for name in identity] for row in its_rows])
+            self._store.write_table(key, table_of(its_rows, schema))
+
+        in_threads(put, sorted(buckets))

@@ -1,0 +1,120 @@
+"""The stages that run as CPU tasks: read what is left, load, score and encode.
+
+Nothing that Python can catch leaves a stage: a row's error is written on the row, the next stages let it pass, and the
+sink makes failure rows of it.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.asked import asked_by_row, edits_to_json
+from pipeline.decode import decode_image, encode_png
+from pipeline.identity import noise_seed, sha256_bytes
+from pipeline.ledger import Ledger
+from pipeline.manifest import Manifest
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe
+from pipeline.scores import psnr, ssim
+from pipeline.work import BLANK, WORK, Row, error_on, source_image, table_of_work
+
+
+@dataclass(frozen=True)
+class ReadPending:
+    """Bucket names -> the rows of these buckets that still have edits to be made, `block_rows` in a table."""
+
+    manifest: Manifest
+    ledger: Ledger
+    recipe: Recipe
+    retry_failed: bool
+    block_rows: int
+
+    def __call__(self, item: pa.Table) -> Iterator[pa.Table]:
+        rows = [row for buckets in item["buckets"].to_pylist() for bucket in buckets for row in self._pending(bucket)]
+        for start in range(0, len(rows), self.block_rows):
+            yield table_of_work(rows[start : start + self.block_rows])
+        if not rows:
+            yield WORK.empty_table()
+
+    def _pending(self, bucket: str) -> Iterator[Row]:
+        done, attempts = self.ledger.done_ids(bucket, self.retry_failed)
+        for row, asked in asked_by_row(self.manifest.read(bucket), self.recipe.edits):
+            sample = row["sample_id"]
+            left = [
+                replace(edit, attempts=attempts.get((sample, edit.edit_id), 0))
+                for edit in asked
+                if (sample, edit.edit_id) not in done
+            ]
+            if left:
+                error: Row = {}
+                if row["problem"] is not None:
+                    kind, _, message = row["problem"].partition(": ")
+                    error = {"error_stage": "prepare", "error_type": kind, "error_message": message}
+                kept = {name: row[name] for name in ("sample_id", "uri", "version", "source_prompt")}
+                yield {**BLANK, **kept, "edits": edits_to_json(left), **error}
+
+
+class VersionChanged(Exception):
+    """The source is no longer the one that was listed."""
+
+
+@dataclass(frozen=True)
+class LoadRows:
+    """Fetch and decode: fills image (PNG), source_sha256 and seed."""
+
+    size: int
+    seed: int
+    progress: Progress
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        started = time.perf_counter()
+        rows = storage.in_threads(self._load, table.to_pylist())
+        self.progress.add("load", len(rows), time.perf_counter() - started)
+        return table_of_work(rows)
+
+    def _load(self, row: Row) -> Row:
+        if row["error_stage"] is not None:
+            return row
+        try:
+            blob = storage.read(row["uri"])
+            if blob.version != row["version"]:
+                raise VersionChanged(f"listed as {row['version']}, read as {blob.version}; run again to list it anew")
+            sha256 = sha256_bytes(blob.data)
+            image = encode_png(decode_image(blob.data, self.size))
+        except Exception as error:
+            return {**row, **error_on("load", error)}
+        return {**row, "image": image, "source_sha256": sha256, "seed": noise_seed(self.seed, sha256)}
+
+
+@dataclass(frozen=True)
+class ScoreAndEncode:
+    """Turns raw pixels into PNG bytes and measures each edit against its source."""
+
+    progress: Progress
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        started = time.perf_counter()
+        rows = table.to_pylist()
+        scored = 0
+        for row in rows:
+            fresh = [result for result in row["results"] or () if result["image"] is not None]
+            if fresh:
+                source = np.asarray(source_image(row))
+                for result in fresh:
+                    _score(result, source)
+                scored += len(fresh)
+            row["image"] = None
+        self.progress.add("score", scored, time.perf_counter() - started)
+        return table_of_work(rows)
+
+
+def _score(result: Row, source: np.ndarray) -> None:
+    try:
+        pixels = np.frombuffer(result["image"], np.uint8).reshape(result["height"], result["width"], 3)
+        result.update(image=encode_png(pixels), psnr=psnr(pixels, source), ssim=ssim(pixels, source))
+    except Exception as error:
+        result.update(image=None, **error_on("score", error))

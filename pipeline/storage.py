@@ -1,0 +1,290 @@
+"""Everything that touches a disk or an object store.
+
+A URI is an absolute path or `s3://bucket/key`. S3 takes its endpoint, region and credentials from the `AWS_*`
+environment of the process that reads or writes.
+"""
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, ParamSpec, TypeVar
+
+import aiohttp
+import botocore.exceptions
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.asyn import sync
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_S3 = "s3://"
+_ATTEMPTS = 6
+_PAGE_KEYS = 1000
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_TRANSIENT = (
+    OSError,
+    aiohttp.ClientError,
+    botocore.exceptions.ConnectionError,
+    botocore.exceptions.HTTPClientError,
+)
+
+
+class StorageError(Exception):
+    """A place that cannot be used, with the mend."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing: its full URI, its version as an opaque string, its size in bytes."""
+
+    uri: str
+    version: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Blob:
+    """The bytes of one object and the version they belong to."""
+
+    data: bytes
+    version: str
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, _TRANSIENT) and not isinstance(error, _FINAL)
+
+
+def _retried(call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call, and again after transient errors with growing random pauses; the last error is raised as it is."""
+    pause = wait_random_exponential(multiplier=0.2, max=10)
+    retrying = Retrying(
+        stop=stop_after_attempt(_ATTEMPTS), wait=pause, retry=retry_if_exception(_is_transient), reraise=True
+    )
+    try:
+        return retrying(call, *args, **kwargs)
+    except botocore.exceptions.NoCredentialsError:
+        raise StorageError("no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from None
+
+
+@cache
+def _s3() -> Any:
+    # Several stores refuse the checksum trailers that botocore adds by default.
+    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+    return fsspec.filesystem("s3", use_listings_cache=False)
+
+
+def is_s3(uri: str) -> bool:
+    """Whether the URI names an object store rather than a disk."""
+    return uri.startswith(_S3)
+
+
+def normalise(uri: str) -> str:
+    """An absolute path or an `s3://` URI, without a trailing slash. Raises StorageError on other schemes."""
+    if is_s3(uri):
+        if not uri.removeprefix(_S3).strip("/"):
+            raise StorageError(f"{uri!r} names no bucket; write s3://bucket/prefix")
+        return uri.rstrip("/")
+    if "://" in uri and not uri.startswith("file://"):
+        raise StorageError(f"{uri!r}: only folders and s3:// are known")
+    return str(Path(uri.removeprefix("file://")).expanduser().absolute().resolve())
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix(_S3).partition("/")
+    return bucket, key
+
+
+def _disk_version(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def _read_disk(path: str) -> Blob:
+    with open(path, "rb") as file:
+        # Taken before the bytes: a file that grows meanwhile shows another version than its bytes, never the reverse.
+        version = _disk_version(os.fstat(file.fileno()))
+        return Blob(file.read(), version)
+
+
+def _read_s3(uri: str) -> Blob:
+    store, (bucket, key) = _s3(), _split(uri)
+
+    async def get() -> Blob:
+        answer = await store._call_s3("get_object", Bucket=bucket, Key=key)
+        async with answer["Body"] as body:
+            return Blob(await body.read(), answer["ETag"].strip('"'))
+
+    return sync(store.loop, get)
+
+
+def read(uri: str) -> Blob:
+    """An object's bytes and the version they belong to. Raises FileNotFoundError, PermissionError or OSError."""
+    return _retried(_read_s3 if is_s3(uri) else _read_disk, uri)
+
+
+def _stat(uri: str) -> Entry:
+    if is_s3(uri):
+        bucket, key = _split(uri)
+        head = _s3().call_s3("head_object", Bucket=bucket, Key=key)
+        return Entry(uri, head["ETag"].strip('"'), int(head["ContentLength"]))
+    stat = os.stat(uri)
+    if not os.path.isfile(uri):
+        raise IsADirectoryError(f"{uri} is not a file")
+    return Entry(uri, _disk_version(stat), stat.st_size)
+
+
+def stat(uri: str) -> Entry:
+    """Version and size without the bytes. Raises FileNotFoundError, PermissionError or OSError."""
+    return _retried(_stat, uri)
+
+
+def exists(uri: str) -> bool:
+    """Whether an object (not a folder) is there."""
+    try:
+        stat(uri)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return False
+    return True
+
+
+def _write_disk(path: str, data: bytes) -> None:
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(prefix=f".{name[:40]}.", suffix=".partial", dir=folder)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _write_s3(uri: str, data: bytes) -> None:
+    bucket, key = _split(uri)
+    _s3().call_s3("put_object", Bucket=bucket, Key=key, Body=data)
+
+
+def write(uri: str, data: bytes) -> None:
+    """Put an object whole or not at all; it replaces what is there."""
+    _retried(_write_s3 if is_s3(uri) else _write_disk, uri, data)
+
+
+def open_stream(uri: str) -> IO[bytes]:
+    """A readable, seekable stream, for user files that may not fit in memory."""
+    return _s3().open(uri, "rb") if is_s3(uri) else open(uri, "rb")
+
+
+def _list_disk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Entry]:
+    real = os.path.realpath(folder)
+    if real in above:  # a link back to a folder that is being listed
+        return
+    try:
+        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in found:
+        if entry.is_dir():
+            yield from _list_disk(entry.path, above | {real})
+        elif entry.is_file():
+            stat = entry.stat()
+            yield Entry(entry.path, _disk_version(stat), stat.st_size)
+
+
+def _list_s3(uri: str) -> Iterator[Entry]:
+    bucket, key = _split(uri)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    page: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": _PAGE_KEYS}
+    while True:
+        answer = _retried(_s3().call_s3, "list_objects_v2", **page)
+        for found in answer.get("Contents", ()):
+            if not found["Key"].endswith("/"):
+                yield Entry(f"{_S3}{bucket}/{found['Key']}", found["ETag"].strip('"'), int(found["Size"]))
+        if not answer.get("IsTruncated"):
+            return
+        page["ContinuationToken"] = answer["NextContinuationToken"]
+
+
+def list_entries(uri: str) -> Iterator[Entry]:
+    """All objects below a folder or prefix, streamed in order of their names; nothing when it is not there."""
+    return _list_s3(uri) if is_s3(uri) else _list_disk(uri)
+
+
+@dataclass(frozen=True)
+class Store:
+    """One output: a root, and objects by their keys below it."""
+
+    root: str
+
+    def uri(self, key: str) -> str:
+        """The full URI of a key."""
+        return f"{self.root}/{key}"
+
+    def below(self, prefix: str) -> "Store":
+        """The store rooted at a prefix of this one."""
+        return Store(self.uri(prefix))
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an object; raises FileNotFoundError."""
+        return read(self.uri(key)).data
+
+    def exists(self, key: str) -> bool:
+        """Whether an object is there."""
+        return exists(self.uri(key))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put an object whole or not at all."""
+        write(self.uri(key), data)
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys of all objects below a prefix, in order."""
+        return [entry.uri.removeprefix(f"{self.root}/") for entry in list_entries(self.uri(prefix))]
+
+    def write_table(self, key: str, table: pa.Table) -> None:
+        """Put a Parquet file, unless an object of that name is there: its name says what it holds."""
+        if self.exists(key):
+            return
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd", row_group_size=4096)
+        self.write(key, buffer.getvalue())
+
+    def read_table(self, key: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A Parquet file as a table."""
+        return pq.read_table(io.BytesIO(self.read(key)), columns=None if columns is None else list(columns))
+
+    def read_tables(self, prefix: str, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
+        """All Parquet parts below a prefix as one table of these columns; columns a part lacks are null."""
+        wanted = pa.schema([schema.field(name) for name in columns])
+        keys = [key for key in self.keys(prefix) if key.endswith(".parquet")]
+        tables = [_conform(self.read_table(key), wanted) for key in keys]
+        return pa.concat_tables(tables) if tables else wanted.empty_table()
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    arrays = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def open_store(uri: str) -> Store:
+    """The store of an output path or `s3://` prefix; raises StorageError on other schemes."""
+    return Store(normalise(uri))
+
+
+def in_threads(call: Callable[[_T], Any], items: Sequence[_T], threads: int = 8) -> list[Any]:
+    """`call` of every item on a few threads, in order; the first error is raised after all have ended."""
+    if len(items) <= 1:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(min(threads, len(items))) as pool:
+        return list(pool.map(call, items))

@@ -1,0 +1,139 @@
+"""Whole edit jobs on a local Ray of two CPUs, with fake operations: what is asked is what is there."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.flow import Summary, run_edit
+from pipeline.ledger import FingerprintError, Ledger
+from pipeline.recipe import parse_recipe
+from pipeline.storage import in_threads, open_store, read
+from tests.conftest import PngMaker
+from tests.fakes import fake_operations
+
+REPOSITORY = Path(__file__).parents[2]
+EDITS = [
+    {"attribute": "smile", "target": "broad smile", "strengths": [-1, 1]},
+    {"attribute": ["smile", "hat"], "target": ["broad smile", "cap"], "strengths": [0.5]},
+]
+
+
+def put_images(root: str, indices: range, png: PngMaker) -> None:
+    store = open_store(f"{root}/in")
+    in_threads(lambda index: store.write(f"{index:03d}.png", png(index)), indices)
+
+
+def recipe_of(root: str, **changes: Any) -> dict[str, Any]:
+    neutral = {"input": {"path": f"{root}/in"}, "output": f"{root}/out", "model": "fake", "captioner": "fake"}
+    return {**neutral, "edits": EDITS, "batch": 4, **changes}
+
+
+def run(root: str, *, revision: str = "fake-1", options: dict[str, bool] | None = None, **changes: Any) -> Summary:
+    recipe = parse_recipe(recipe_of(root, **changes))
+    return run_edit(recipe, fake_operations(revision=revision), **(options or {}))
+
+
+def check_outputs(summary: Summary) -> None:
+    """The view has one row for each asked edit, each edits row its image, and no image is without a row."""
+    store = open_store(summary.output)
+    view = Ledger(store, summary.fingerprint).read()
+    assert (len(view.edits), len(view.failures)) == (summary.edits, summary.failures)
+    uris = view.edits["image_uri"].to_pylist()
+    assert len(set(uris)) == len(uris)
+    assert all(data.data.startswith(b"\x89PNG") for data in in_threads(read, uris))
+    assert sorted(uris) == sorted(store.uri(key) for key in store.keys("images"))
+
+
+@pytest.mark.usefixtures("ray_two_cpus")
+def test_a_job_ends_with_all_accounted_for_and_again_does_nothing(root: str, png: PngMaker) -> None:
+    put_images(root, range(20), png)
+    open_store(root).write("in/broken.png", b"this is no image")
+    first = run(root)
+    assert (first.problem, first.images, first.asked) == (None, 21, 63)
+    assert (first.edits, first.failures, first.left, first.repeats) == (60, 3, 0, 0)
+    check_outputs(first)
+    (stage,) = set(Ledger(open_store(first.output)).read().failures["stage"].to_pylist())
+    assert stage == "load"
+
+    again = run(root)
+    assert (again.new_edits, again.new_failures, again.edits, again.left) == (0, 0, 60, 0)
+
+    # What is asked for in addition, and what comes to the input, is done alone; failures are tried when asked.
+    put_images(root, range(20, 22), png)
+    more = run(root, edits=[*EDITS, {"attribute": "age", "target": "old", "strengths": [1]}])
+    assert (more.asked, more.new_edits, more.edits, more.failures) == (92, 28, 88, 4)
+    retried = run(root, options={"retry_failed": True})
+    assert (retried.new_failures, retried.new_edits, retried.failures) == (3, 0, 3)
+    attempts = Ledger(open_store(first.output)).read().failures["attempts"].to_pylist()
+    assert sorted(attempts) == [1, 2, 2, 2]
+
+    with pytest.raises(FingerprintError, match="model_revision: there 'fake-1', now 'fake-2'"):
+        run(root, revision="fake-2")
+    beside = run(root, revision="fake-2", options={"new_run": True})
+    assert (beside.new_edits, beside.edits, beside.problem) == (66, 66, None)
+    assert beside.output.startswith(f"{first.output}/run-")
+    check_outputs(beside)
+
+
+@pytest.mark.usefixtures("ray_two_cpus")
+def test_above_the_failure_fraction_the_job_stops_and_says_why(tmp_path: Path, png: PngMaker) -> None:
+    put_images(str(tmp_path), range(2), png)
+    for index in range(4):
+        (tmp_path / "in" / f"broken-{index}.png").write_bytes(b"")
+    summary = run(str(tmp_path), max_failure_fraction=0.5)
+    assert summary.problem is not None
+    assert "12 edits failed, more than the 9 that max_failure_fraction allows" in summary.problem
+
+
+@pytest.mark.usefixtures("ray_two_cpus")
+def test_a_manifest_with_prompts_needs_no_captioner(tmp_path: Path, png: PngMaker) -> None:
+    put_images(str(tmp_path), range(2), png)
+    rows = [
+        {"uri": "in/000.png", "source_prompt": "a face", "target_prompts": {"smile": "a smile", "hat": "a hat"}},
+        {"uri": "in/001.png", "source_prompt": "a face", "target_prompts": {"smile": "a smile"}},
+        {"uri": "in/gone.png"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    summary = run(str(tmp_path), input={"manifest": str(tmp_path / "rows.jsonl")}, captioner="manifest")
+    assert (summary.asked, summary.edits, summary.failures, summary.problem) == (9, 5, 4, None)
+    view = Ledger(open_store(summary.output)).read()
+    assert set(view.edits["target_prompt"].to_pylist()) == {"a smile", "a smile + a hat"}
+    assert sorted(set(view.failures["stage"].to_pylist())) == ["caption", "prepare"]
+
+
+def _driver(recipe: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.e2e.fake_job", str(recipe), str(seconds)]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_driver_is_completed_by_the_same_command(root: str, png: PngMaker, tmp_path: Path) -> None:
+    put_images(root, range(64), png)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of(root)))
+    output = open_store(f"{root}/out")
+
+    first = _driver(recipe, 0.1)
+    deadline = time.monotonic() + 120
+    while not output.keys("edits"):
+        assert first.poll() is None, first.communicate()[1]
+        assert time.monotonic() < deadline, "no part was written in two minutes"
+        time.sleep(0.3)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    done = len(Ledger(output).read().edits)
+    assert 0 < done < 192
+
+    second = _driver(recipe, 0.0)
+    answer, log = second.communicate(timeout=180)
+    assert second.returncode == 0, log
+    summary = Summary(**json.loads(answer))
+    assert (summary.edits, summary.failures, summary.left) == (192, 0, 0)
+    assert summary.new_edits <= 192 - done
+    check_outputs(summary)

@@ -1,0 +1,74 @@
+"""Operations without a model, for tests of the plumbing: fast, deterministic, and wrong on demand."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from eim_ops.edit import EditedImage, EditTask
+from pipeline.operations import Editor, ModelFacts, Operations
+from pipeline.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class FakeCaptioner:
+    """Names the image's mean colour; a request with the word `impossible` is an error."""
+
+    name: str = "fake-captioner"
+    revision: str = "1"
+
+    def describe(self, images: Sequence[Image.Image]) -> list[str]:
+        means = [np.asarray(image).mean((0, 1)).round().astype(int) for image in images]
+        return [f"a picture of {red} {green} {blue}" for red, green, blue in means]
+
+    def rewrite(self, prompts: Sequence[str], requests: Sequence[str]) -> list[str]:
+        if any("impossible" in request for request in requests):
+            raise ValueError("cannot write this")
+        return [f"{prompt}, {request}" for prompt, request in zip(prompts, requests, strict=True)]
+
+
+@dataclass(frozen=True)
+class FakeEditor:
+    """Brightens by 10 x strength; strength 13 is an error, 14 is not finite; `seconds` for each edit."""
+
+    seconds: float = 0.0
+
+    def __call__(
+        self,
+        images: Sequence[np.ndarray],
+        source_prompts: Sequence[str],
+        tasks: Sequence[Sequence[EditTask]],
+        seeds: Sequence[int],
+    ) -> Iterator[EditedImage]:
+        for row, (image, its_tasks) in enumerate(zip(images, tasks, strict=True)):
+            for task in its_tasks:
+                time.sleep(self.seconds)
+                if task.strength == 13:
+                    raise RuntimeError("unlucky")
+                pixels = np.clip(image + 10 * task.strength + len(task.target_prompts), 0, 255).astype(np.uint8)
+                yield EditedImage(row, task.edit_id, pixels, "d", "fake", 40.0, 1.0, task.strength != 14)
+
+
+@dataclass(frozen=True)
+class FakeFactories:
+    """Picklable factories of the fakes."""
+
+    seconds: float = 0.0
+    revision: str = "fake-1"
+
+    def captioner(self, recipe: Recipe, device: str) -> FakeCaptioner | None:
+        return None if recipe.captioner == "manifest" else FakeCaptioner()
+
+    def editor(self, recipe: Recipe, device: str) -> Editor:
+        return FakeEditor(self.seconds)
+
+    def facts(self, recipe: Recipe) -> ModelFacts:
+        return ModelFacts(self.revision, "fake-captioner-1", recipe.size or 32)
+
+
+def fake_operations(seconds: float = 0.0, revision: str = "fake-1") -> Operations:
+    """Operations whose models are fakes."""
+    factories = FakeFactories(seconds, revision)
+    return Operations(factories.captioner, factories.editor, factories.facts)

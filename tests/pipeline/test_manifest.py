@@ -1,0 +1,173 @@
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline import manifest as module
+from pipeline.asked import UNKNOWN, asked_by_row, asked_edits
+from pipeline.manifest import Manifest, prepare_manifest
+from pipeline.recipe import Input, RecipeError
+from pipeline.storage import open_store
+from tests.pipeline.builders import make_recipe
+
+Row = dict[str, object]
+EDITS = make_recipe().edits
+
+
+def rows_of(manifest: Manifest) -> list[dict]:
+    return sorted((row for bucket in manifest.rows for row in manifest.read(bucket)), key=lambda row: row["uri"])
+
+
+def prepared(root: str, source: Input) -> list[dict]:
+    return rows_of(prepare_manifest(source, open_store(f"{root}/out")))
+
+
+def test_a_folder_is_listed_and_other_files_are_not(root: str) -> None:
+    store = open_store(f"{root}/in")
+    for key in ("a.png", "b/c.JPG", "notes.txt"):
+        store.write(key, key.encode())
+    rows = prepared(root, Input(path=f"{root}/in"))
+    assert [(row["uri"], row["size"]) for row in rows] == [(store.uri("a.png"), 5), (store.uri("b/c.JPG"), 7)]
+
+
+def test_the_same_input_is_not_written_twice(root: str) -> None:
+    open_store(root).write("in/a.png", b"a")
+    output = open_store(f"{root}/out")
+    first = prepare_manifest(Input(path=f"{root}/in"), output)
+    keys = output.keys("manifest")
+    assert prepare_manifest(Input(path=f"{root}/in"), output) == first
+    assert output.keys("manifest") == keys
+    open_store(root).write("in/b.png", b"b")
+    second = prepare_manifest(Input(path=f"{root}/in"), output)
+    assert second.prefix != first.prefix
+    assert len(rows_of(first)) == 1
+
+
+def test_an_output_inside_the_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="lies inside"):
+        prepare_manifest(Input(path=str(tmp_path)), open_store(str(tmp_path / "out")))
+
+
+def test_an_input_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no images"):
+        prepare_manifest(Input(path=str(tmp_path / "none")), open_store(str(tmp_path / "out")))
+
+
+def as_jsonl(rows: list[dict]) -> bytes:
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def as_csv(rows: list[dict]) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]))
+    writer.writeheader()
+    writer.writerows([{k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()} for row in rows])
+    return buffer.getvalue().encode()
+
+
+def as_parquet(rows: list[dict]) -> bytes:
+    buffer = io.BytesIO()
+    pa.parquet.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("suffix", "write"), [("jsonl", as_jsonl), ("csv", as_csv), ("parquet", as_parquet)])
+def test_a_users_manifest_brings_prompts_and_edits(root: str, suffix: str, write) -> None:
+    store = open_store(f"{root}/in")
+    store.write("a.png", b"a")
+    store.write("b.png", b"b")
+    edits = [{"attribute": "hat", "target": "cap", "strengths": [0.5, 2.0]}]
+    given = [
+        {"uri": "a.png", "source_prompt": "a face", "target_prompts": {"smile": "a smiling face"}, "edits": None},
+        {"uri": store.uri("b.png"), "source_prompt": None, "target_prompts": None, "edits": edits},
+    ]
+    store.write(f"m.{suffix}", write(given))
+    first, second = prepared(root, Input(manifest=store.uri(f"m.{suffix}")))
+    assert (first["uri"], first["source_prompt"], first["problem"]) == (store.uri("a.png"), "a face", None)
+    assert [edit.given_prompts for edit in asked_edits(first, EDITS)] == [("a smiling face",)]
+    assert [(edit.attributes, edit.strength) for edit in asked_edits(second, EDITS)] == [(("hat",), 0.5), (("hat",), 2)]
+
+
+def test_a_bad_row_becomes_a_row_with_a_problem(root: str) -> None:
+    store = open_store(f"{root}/in")
+    store.write("a.png", b"a")
+    lines = [
+        '{"uri": "gone.png"}',
+        "not json",
+        "[1]",
+        '{"uri": ""}',
+        '{"uri": "gs://x/y.png"}',
+        '{"uri": "a.png", "edits": [{"attribute": "hat"}]}',
+        '{"uri": "a.png", "target_prompts": [1]}',
+    ]
+    store.write("m.jsonl", "\n".join(lines).encode())
+    rows = prepared(root, Input(manifest=store.uri("m.jsonl")))
+    assert len(rows) == len(lines)
+    problems = " ".join(row["problem"] for row in rows)
+    for part in ("FileNotFoundError", "not a JSON object", "no uri", "only folders and s3://", "edits.0.target"):
+        assert part in problems
+    for row in rows:  # a broken row still stands for the recipe's edits, so that it ends as failure rows
+        assert [edit.attribute for edit in asked_edits(row, EDITS)] == ["smile"]
+
+
+def test_a_row_without_any_edits_still_ends_in_one_row(root: str) -> None:
+    open_store(root).write("in/a.png", b"a")
+    (row,) = prepared(root, Input(path=f"{root}/in"))
+    assert asked_edits(row, ()) == [UNKNOWN]
+
+
+def test_a_uri_listed_twice_is_one_image(root: str) -> None:
+    store = open_store(f"{root}/in")
+    store.write("a.png", b"a")
+    prompted = {"uri": "a.png", "source_prompt": "p"}
+    store.write("m.jsonl", as_jsonl([{"uri": "a.png"}, {"uri": "a.png"}, prompted]))
+    rows = prepared(root, Input(manifest=store.uri("m.jsonl")))
+    assert len(rows) == 2  # equal rows are one; another prompt asks for another edit of the same image
+    keys = [(row["sample_id"], edit.edit_id) for row, edits in asked_by_row(rows, EDITS) for edit in edits]
+    assert len(set(keys)) == len(keys) == 2
+
+
+def test_overlapping_edits_of_one_image_are_asked_once(root: str) -> None:
+    store = open_store(f"{root}/in")
+    store.write("a.png", b"a")
+    smile = {"attribute": "smile", "target": "broad smile"}
+    lines = [{"uri": "a.png", "edits": [{**smile, "strengths": s}]} for s in ([1, 2], [2, 3])]
+    store.write("m.jsonl", as_jsonl(lines))
+    rows = prepared(root, Input(manifest=store.uri("m.jsonl")))
+    strengths = [edit.strength for _, edits in asked_by_row(rows, ()) for edit in edits]
+    assert sorted(strengths) == [1, 2, 3]
+
+
+def test_a_manifest_without_uris_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("path\na.png\n")
+    with pytest.raises(RecipeError, match="a column `uri` is needed"):
+        prepare_manifest(Input(manifest=str(path)), open_store(str(tmp_path / "out")))
+
+
+def test_many_rows_make_shards_that_never_part_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SHARD_ROWS", 2)
+    monkeypatch.setattr(module, "_SPOOL_ROWS", 3)
+    monkeypatch.setattr(module, "bucket_of", lambda _sample: "00")
+    (tmp_path / "a.png").write_bytes(b"a")
+    lines: list[dict] = [{"uri": "a.png", "source_prompt": str(index)} for index in range(5)]
+    lines += [{"uri": f"gone-{index}.png"} for index in range(5)]
+    (tmp_path / "m.jsonl").write_bytes(as_jsonl(lines))
+    output = open_store(str(tmp_path / "out"))
+    manifest = prepare_manifest(Input(manifest=str(tmp_path / "m.jsonl")), output)
+    assert (manifest.rows, len(manifest.read("00"))) == ({"00": 10}, 10)
+    homes: dict[str, set[str]] = {}
+    for key in output.keys("manifest"):
+        if key.endswith(".parquet"):
+            for sample in output.read_table(key)["sample_id"].to_pylist():
+                homes.setdefault(sample, set()).add(key)
+    assert len(homes) == 6
+    assert all(len(keys) == 1 for keys in homes.values())
+
+
+def test_groups_hold_every_bucket_once(tmp_path: Path) -> None:
+    manifest = Manifest(open_store(str(tmp_path)), "m", {f"{index:02x}": 3 for index in range(10)})
+    assert manifest.groups(7) == [("00", "01", "02"), ("03", "04", "05"), ("06", "07", "08"), ("09",)]

@@ -1,0 +1,75 @@
+import pytest
+
+from pipeline.placement import Cluster, PlacementError, _packs, plan_placement
+from tests.pipeline.builders import make_recipe
+
+
+def plan(cpus: float, gpus: float = 0, images: int = 1000, edits_per_image: int = 16, **recipe: object):
+    return plan_placement(make_recipe(**recipe), Cluster(cpus, gpus), images, edits_per_image)
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 16, 128])
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 3)])
+def test_a_task_always_finds_a_cpu(cpus: int, sizes: tuple[int, int]) -> None:
+    made = plan(cpus, pools={"caption": {"size": sizes[0]}, "edit": {"size": sizes[1]}})
+    pools = sum(pool.size * pool.num_cpus for pool in (made.caption, made.edit))
+    assert pools + made.task_cpus <= cpus
+    assert min(made.task_cpus, made.caption.num_cpus, made.edit.num_cpus) > 0
+    assert made.edit.threads * made.edit.size <= max(cpus, made.edit.size)
+
+
+def test_two_cores_hold_both_pools_and_one_task() -> None:
+    made = plan(2)
+    assert (made.caption.num_cpus, made.edit.num_cpus, made.task_cpus) == (0.5, 0.5, 1.0)
+    assert (made.caption.threads, made.edit.threads) == (1, 2)
+    assert made.edit.device == "cpu"
+
+
+def test_one_gpu_is_shared_and_many_are_given_out_whole() -> None:
+    one, eight = plan(8, 1), plan(32, 8)
+    assert (one.caption.size, one.caption.num_gpus, one.edit.size, one.edit.num_gpus) == (1, 0.5, 1, 0.5)
+    assert (eight.caption.size, eight.caption.num_gpus, eight.edit.size, eight.edit.num_gpus) == (2, 1, 6, 1)
+    assert eight.edit.device == "cuda"
+
+
+def test_gpus_are_left_alone_for_device_cpu() -> None:
+    made = plan(8, 4, device="cpu")
+    assert (made.edit.num_gpus, made.edit.device, made.edit.size) == (0, "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("resources", "recipe", "message"),
+    [
+        ((2, 0), {"device": "cuda"}, "the cluster has no GPU"),
+        ((2, 0), {"pools": {"edit": {"num_gpus": 1}}}, "leave num_gpus out"),
+        (
+            (8, 1),
+            {"pools": {"edit": {"size": 2, "num_gpus": 1}, "caption": {"num_gpus": 0.5}}},
+            r"= 2\.5 GPUs do not fit on 1",
+        ),
+        ((0, 0), {}, "at least 1 is needed"),
+        ((1, 0), {"pools": {"edit": {"size": 99}}}, r"= 100 actors share 1 CPUs - 0\.5"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_the_arithmetic(resources: tuple, recipe: dict, message: str) -> None:
+    with pytest.raises(PlacementError, match=message):
+        plan(*resources, **recipe)
+
+
+@pytest.mark.parametrize(
+    ("shares", "gpus", "fits"),
+    [([0.5, 0.5], 1, True), ([0.6, 0.6, 0.6], 2, False), ([2, 1], 3, True), ([2, 0.5, 1], 3, False), ([], 0, True)],
+)
+def test_shares_of_a_gpu_are_not_split(shares: list[float], gpus: int, fits: bool) -> None:
+    assert _packs(shares, gpus) == fits
+
+
+def test_blocks_hold_16_to_64_images() -> None:
+    assert plan(2, images=10_000, edits_per_image=1).block_rows == 64
+    assert plan(2, images=10_000, edits_per_image=8).block_rows == 32
+    assert plan(2, images=10_000, edits_per_image=100).block_rows == 16
+    assert plan(2, images=24, edits_per_image=1).block_rows == 16
+
+
+def test_the_stall_guard_waits_for_a_slow_block() -> None:
+    assert plan(2, edits_per_image=100).no_progress_seconds == 60 * 16 * 100

@@ -1,0 +1,75 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.recipe import RecipeError, load_recipe, parse_recipe
+from tests.pipeline.builders import SMILE, make_recipe
+
+NEUTRAL: dict[str, Any] = {"input": {"path": "in"}, "output": "out", "model": "m", "edits": [SMILE]}
+
+
+def test_the_demo_recipe_is_right() -> None:
+    demo = load_recipe(Path(__file__).parents[2] / "examples" / "demo.yaml")
+    assert sum(len(edit.strengths) for edit in demo.edits) == 16
+
+
+def test_one_attribute_may_be_written_without_a_list() -> None:
+    spec = make_recipe().edits[0]
+    assert (spec.attributes, spec.targets, spec.requests) == (("smile",), ("broad smile",), ("change to broad smile",))
+
+
+def test_a_composition_asks_for_each_of_its_targets() -> None:
+    spec = make_recipe(edits=[{"attribute": ["a", "b"], "target": ["x", "y"], "strengths": [1]}]).edits[0]
+    assert spec.requests == ("change to x", "change to y")
+
+
+def test_a_request_can_be_given() -> None:
+    assert make_recipe(edits=[{**SMILE, "request": "make it smile"}]).edits[0].requests == ("make it smile",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"outptu": "x"}, ["outptu: unknown key; did you mean 'output'?", "allowed: input, output"]),
+        ({"batch": 1}, ["batch: given 1", "greater than or equal to 2"]),
+        ({"device": "gpu"}, ["device: given 'gpu'", "'auto', 'cpu' or 'cuda'"]),
+        ({"method": {"step": 2}}, ["method.step: unknown key; did you mean 'steps'?"]),
+        ({"method": {"steps": 0}}, ["method.steps is 0; allowed: a whole number from 1 to 1000"]),
+        ({"method": {"steps": "many"}}, ["method.steps: given 'many'"]),
+        ({"pools": {"edit": {"sise": 1}}}, ["pools.edit.sise: unknown key; did you mean 'size'?"]),
+        ({"input": {}}, ["input: give either path"]),
+        ({"input": {"manifest": "x.txt"}}, ["input: manifest must end in .parquet, .csv or .jsonl"]),
+        ({"edits": []}, ["edits: give at least one edit"]),
+        ({"edits": [{**SMILE, "strengths": [1, 1]}]}, ["edits[0].strengths: a strength is there twice"]),
+        ({"edits": [{**SMILE, "target": ["a", "b"]}]}, ["edits[0]: attribute, target and request must have as many"]),
+        ({"edits": [{**SMILE, "strengths": [float("nan")]}]}, ["edits[0].strengths: strengths must be finite"]),
+        ({"edits": [SMILE, SMILE]}, ["is asked for twice"]),
+    ],
+)
+def test_errors_name_the_key_what_was_given_and_what_is_allowed(changes: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({**NEUTRAL, **changes}, "my.yaml")
+    assert str(caught.value).startswith("my.yaml: 1 problem, nothing was started")
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(RecipeError, match="2 problems"):
+        parse_recipe({**NEUTRAL, "batch": 1, "size": 17})
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(RecipeError, match="output: missing"):
+        parse_recipe({key: value for key, value in NEUTRAL.items() if key != "output"})
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "", "\x00"])
+def test_files_that_are_no_recipe(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"r\.yaml"):
+        load_recipe(path)
+    with pytest.raises(RecipeError, match="no such recipe"):
+        load_recipe(tmp_path / "none.yaml")

@@ -1,0 +1,154 @@
+"""Stages one after another in this process, with fake operations; every error stays with its own row or edit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipeline.actors import CaptionStage, EditStage
+from pipeline.asked import AskedEdit
+from pipeline.decode import encode_png
+from pipeline.identity import noise_seed, sha256_bytes
+from pipeline.operations import Operations
+from pipeline.placement import PoolPlan
+from pipeline.progress import Progress
+from pipeline.stages import LoadRows, ScoreAndEncode
+from pipeline.storage import stat
+from pipeline.work import Row, table_of_work
+from tests.conftest import PngMaker
+from tests.fakes import FakeCaptioner, fake_operations
+from tests.pipeline.builders import asked, make_recipe, work_row
+
+POOL = PoolPlan(1, 1.0, 0.0, 1, "cpu")
+SILENT = Progress()
+
+
+def loaded(seed: int, *edits: AskedEdit, **changes: object) -> Row:
+    pixels = np.random.default_rng(seed).integers(50, 150, (32, 32, 3), np.uint8)
+    return work_row(*edits, image=encode_png(pixels), source_sha256="s", seed=seed, **changes)
+
+
+def caption(rows: Sequence[Row], operations: Operations | None = None, **recipe: object) -> list[Row]:
+    stage = CaptionStage(operations or fake_operations(), make_recipe(**recipe), POOL, SILENT)
+    return stage(table_of_work(rows)).to_pylist()
+
+
+def edit(rows: Sequence[Row]) -> list[Row]:
+    stage = EditStage(fake_operations(), make_recipe(), POOL, SILENT)
+    return ScoreAndEncode(SILENT)(stage(table_of_work(rows))).to_pylist()
+
+
+def outcome(row: Row) -> list[str | None]:
+    return [result["error_type"] for result in row["results"]]
+
+
+def test_load_fills_the_image_its_hash_and_its_seed(tmp_path: Path, png: PngMaker) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(0))
+    (row,) = LoadRows(32, 7, SILENT)(
+        table_of_work([work_row(uri=str(path), version=stat(str(path)).version)])
+    ).to_pylist()
+    assert row["error_stage"] is None
+    assert row["source_sha256"] == sha256_bytes(png(0))
+    assert row["seed"] == noise_seed(7, row["source_sha256"])
+
+
+def test_load_writes_errors_on_their_rows(tmp_path: Path, png: PngMaker) -> None:
+    changed, broken, gone = (str(tmp_path / name) for name in ("changed.png", "broken.png", "gone.png"))
+    Path(changed).write_bytes(png(0))
+    Path(broken).write_bytes(b"nothing")
+    rows = [
+        work_row(uri=changed, version="older"),
+        work_row(uri=broken, version=stat(broken).version),
+        work_row(uri=gone),
+        work_row(uri=gone, error_stage="prepare", error_type="E", error_message="m"),
+    ]
+    done = LoadRows(32, 0, SILENT)(table_of_work(rows)).to_pylist()
+    assert [row["error_type"] for row in done] == ["VersionChanged", "UnidentifiedImageError", "FileNotFoundError", "E"]
+    assert [row["error_stage"] for row in done] == ["load", "load", "load", "prepare"]
+
+
+def test_captions_and_targets_are_written() -> None:
+    (row,) = caption([loaded(0, asked(request="smile"))])
+    assert row["source_prompt"].startswith("a picture of ")
+    assert row["results"][0]["target_prompts"] == [f"{row['source_prompt']}, smile"]
+
+
+def test_given_prompts_are_kept() -> None:
+    (row,) = caption([loaded(0, asked(given="a smile"), source_prompt="a face")], captioner="manifest")
+    assert (row["source_prompt"], row["results"][0]["target_prompts"]) == ("a face", ["a smile"])
+
+
+def test_a_missing_prompt_is_an_error_of_its_row_or_of_its_edit() -> None:
+    rows = [loaded(0), loaded(1, asked(), asked("f", given="a smile"), source_prompt="a face")]
+    bare, prompted = caption(rows, captioner="manifest")
+    assert (bare["error_stage"], bare["error_type"]) == ("caption", "ValueError")
+    assert prompted["error_stage"] is None
+    assert outcome(prompted) == ["ValueError", None]
+
+
+def test_one_impossible_request_fails_alone() -> None:
+    rows = caption([loaded(0, asked("a"), asked("b", request="impossible")), loaded(1, asked("c", request="frown"))])
+    assert [outcome(row) for row in rows] == [[None, "ValueError"], [None]]
+
+
+class _OneBadImage(FakeCaptioner):
+    def describe(self, images: Sequence[Image.Image]) -> list[str]:
+        if any(np.asarray(image)[0, 0, 0] == 255 for image in images):
+            raise RuntimeError("cannot see")
+        return super().describe(images)
+
+
+def test_one_image_that_cannot_be_captioned_fails_alone() -> None:
+    white = work_row(image=encode_png(np.full((32, 32, 3), 255, np.uint8)), seed=0)
+    fakes = fake_operations()
+    operations = Operations(lambda recipe, device: _OneBadImage(), fakes.make_editor, fakes.facts)
+    assert [row["error_type"] for row in caption([loaded(0), white, loaded(1)], operations)] == [
+        None,
+        "RuntimeError",
+        None,
+    ]
+
+
+def test_edits_become_scored_png_files() -> None:
+    (row,) = edit(caption([loaded(0, asked("a", 1.0), asked("b", 2.0))]))
+    weak, strong = row["results"]
+    assert (weak["error_type"], weak["width"], weak["height"]) == (None, 32, 32)
+    assert weak["psnr"] > strong["psnr"] > 10
+    assert 0 < strong["ssim"] <= 1
+    assert weak["image"].startswith(b"\x89PNG")
+    assert row["image"] is None
+
+
+def test_one_edit_that_raises_fails_alone_and_one_that_is_not_finite_too() -> None:
+    rows = [
+        loaded(0, asked("a", 1.0), asked("b", 13.0), asked("c", 2.0)),
+        loaded(1, asked("a", 13.0)),
+        loaded(2, asked("a", 14.0), asked("b", 1.0)),
+        loaded(3, asked("a", 1.0), error_stage="load", error_type="E", error_message="m"),
+    ]
+    done = edit(caption(rows))
+    outcomes = [outcome(row) for row in done[:3]]
+    assert outcomes == [[None, "RuntimeError", None], ["RuntimeError"], ["NotFinite", None]]
+    assert done[3]["results"] is None
+
+
+def test_an_empty_block_passes_every_stage() -> None:
+    empty: pa.Table = table_of_work([])
+    stage = CaptionStage(fake_operations(), make_recipe(), POOL, SILENT)
+    editor = EditStage(fake_operations(), make_recipe(), POOL, SILENT)
+    assert len(ScoreAndEncode(SILENT)(editor(stage(LoadRows(32, 0, SILENT)(empty))))) == 0
+
+
+@pytest.mark.parametrize("size", [16, 48])
+def test_load_brings_images_to_the_models_size(tmp_path: Path, png: PngMaker, size: int) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(0))
+    table = table_of_work([work_row(uri=str(path), version=stat(str(path)).version)])
+    (row,) = LoadRows(size, 0, SILENT)(table).to_pylist()
+    from pipeline.work import source_image
+
+    assert source_image(row).size == (size, size)

@@ -1,0 +1,117 @@
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline import storage
+from pipeline.storage import StorageError, Store, open_store
+from tests.s3_server import S3Server
+
+
+def test_an_object_comes_back_with_the_version_of_its_listing(root: str) -> None:
+    store = open_store(f"{root}/in")
+    store.write("a/ü b.bin", b"one")
+    store.write("c.bin", b"three")
+    listed = list(storage.list_entries(store.root))
+    assert [(entry.uri, entry.size) for entry in listed] == [(store.uri("a/ü b.bin"), 3), (store.uri("c.bin"), 5)]
+    for entry in listed:
+        assert storage.read(entry.uri).version == entry.version
+        assert storage.stat(entry.uri) == entry
+    assert store.read("c.bin") == b"three"
+
+
+def test_other_bytes_have_another_version(root: str) -> None:
+    store = open_store(root)
+    store.write("a", b"one")
+    before = storage.stat(store.uri("a")).version
+    store.write("a", b"other")
+    assert storage.stat(store.uri("a")).version != before
+
+
+def test_what_is_not_there(root: str) -> None:
+    store = open_store(root)
+    assert not store.exists("nothing")
+    assert store.keys("nothing") == []
+    with pytest.raises(FileNotFoundError):
+        store.read("nothing")
+
+
+def test_a_prefix_is_a_folder_not_a_beginning_of_a_name(root: str) -> None:
+    store = open_store(root)
+    store.write("in/a", b"")
+    store.write("in2/b", b"")
+    assert store.keys("in") == ["in/a"]
+
+
+def test_tables_of_a_prefix_come_as_one_with_null_for_missing_columns(root: str) -> None:
+    store = open_store(root)
+    schema = pa.schema([("a", pa.int64()), ("b", pa.string())])
+    store.write_table("t/1.parquet", pa.table({"a": [1]}))
+    store.write_table("t/2.parquet", pa.table({"a": [2], "b": ["x"], "c": [0]}))
+    assert store.read_tables("t", schema, ["a", "b"]).to_pylist() == [{"a": 1, "b": None}, {"a": 2, "b": "x"}]
+    assert store.read_tables("none", schema, ["a"]).schema.names == ["a"]
+
+
+def test_a_part_that_is_there_is_left_as_it_is(root: str) -> None:
+    store = open_store(root)
+    store.write_table("t.parquet", pa.table({"a": [1]}))
+    store.write_table("t.parquet", pa.table({"a": [2]}))
+    assert store.read_table("t.parquet")["a"].to_pylist() == [1]
+
+
+def test_a_listing_of_many_pages_is_whole(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_PAGE_KEYS", 3)
+    s3.make_bucket("many")
+    store = Store("s3://many")
+    keys = [f"x/{index}" for index in range(10)]
+    storage.in_threads(lambda key: store.write(key, b""), keys)
+    assert store.keys("x") == keys
+
+
+def test_a_failed_write_leaves_neither_object_nor_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        storage.write(str(tmp_path / "a"), b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_transient_errors_are_tried_again_and_final_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "wait_random_exponential", lambda **_: lambda _state: 0.0)
+    calls = []
+
+    def fails(error: Exception, times: int) -> str:
+        calls.append(1)
+        if len(calls) <= times:
+            raise error
+        return "done"
+
+    assert storage._retried(fails, OSError("busy"), 3) == "done"
+    calls.clear()
+    with pytest.raises(FileNotFoundError):
+        storage._retried(fails, FileNotFoundError("gone"), 3)
+    assert len(calls) == 1
+
+
+def test_a_loop_of_links_is_listed_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "f").write_bytes(b"x")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert [Path(entry.uri).name for entry in storage.list_entries(str(tmp_path))] == ["f"]
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "s3://", "http://host/x"])
+def test_unknown_places_are_refused(uri: str) -> None:
+    with pytest.raises(StorageError):
+        open_store(uri)
+
+
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_store("out/x/") == Store(str(tmp_path.resolve() / "out" / "x"))
+    assert storage.normalise("s3://b/x/") == "s3://b/x"

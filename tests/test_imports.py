@@ -1,0 +1,33 @@
+"""Imports point one way: jobs -> pipeline -> eim_ops; and eim_ops knows no Ray."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FORBIDDEN = {"eim_ops": {"ray", "pipeline", "jobs", "tests"}, "pipeline": {"jobs", "tests"}, "jobs": {"tests"}}
+
+
+def imported_packages(source: str) -> Iterator[str]:
+    """Top-level names of all imports, inside functions and type-checking blocks too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they point"
+            yield (node.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_point_one_way(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files
+        for name in imported_packages(file.read_text())
+        if name in FORBIDDEN[package]
+    ]
+    assert wrong == []
