@@ -9,9 +9,15 @@ from PIL import Image
 class Captioner(Protocol):
     """Writes prompts. Both calls are batched; row i of the answer belongs to row i of the input."""
 
-    name: str
-    revision: str
-    """Changes whenever the captions could: a commit, or a hash of the weights."""
+    @property
+    def name(self) -> str:
+        """As the recipe names it."""
+        ...
+
+    @property
+    def revision(self) -> str:
+        """Changes whenever the captions could: a commit, or a hash of the weights."""
+        ...
 
     def describe(self, images: Sequence[Image.Image]) -> list[str]:
         """A source prompt of each RGB image."""

@@ -160,7 +160,7 @@ def _draw_glasses(pen: _Pen, face: Face, width: float, gap: float) -> None:
 def _draw_hair_front(pen: _Pen, face: Face, width: float, hair: Rgb) -> None:
     fringe = [(0.62 * width * (1 - 2 * i / 8), -0.74 - 0.05 * (i % 2)) for i in range(9)]
     pen.polygon(
-        _upper_ellipse(width + 0.13, -1.22, -0.2) + [(width * 0.93, -0.3)] + fringe + [(-width * 0.93, -0.3)], hair
+        [*_upper_ellipse(width + 0.13, -1.22, -0.2), (width * 0.93, -0.3), *fringe, (-width * 0.93, -0.3)], hair
     )
     reach = -0.2 + 1.45 * face.hair_length
     for side in (-1, 1):

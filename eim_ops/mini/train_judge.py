@@ -83,7 +83,9 @@ def train_judge(work: Path, schedule: Schedule = SCHEDULE, count: int = 40_000) 
             module.momentum = None
     with torch.no_grad():
         for i in range(_CALIBRATION_BATCHES):
-            model(batch(np.random.default_rng((schedule.seed, schedule.steps + i)), torch.Generator().manual_seed(i))[0])
+            model(
+                batch(np.random.default_rng((schedule.seed, schedule.steps + i)), torch.Generator().manual_seed(i))[0]
+            )
     return model.eval(), trained.seconds
 
 

@@ -180,7 +180,7 @@ def stated_right(face: Face, prompt: str) -> list[bool]:
 
 
 def measure_vlm(captioner: VlmCaptioner, data: FaceSet, batch: int = 64) -> dict[str, float]:
-    """`accuracy` of captions over all attributes, the same per attribute, and `rewrite`: the exact targets' fraction."""
+    """`accuracy` of captions, over all attributes and for each, and `rewrite`: the fraction of exact targets."""
     right: list[list[bool]] = []
     exact: list[bool] = []
     for start in range(0, len(data.faces), batch):
