@@ -32,7 +32,7 @@ def build_tokenizer(max_length: int = 32) -> PreTrainedTokenizerFast:
 
 
 def build_chat_tokenizer(max_length: int = 256) -> PreTrainedTokenizerFast:
-    """Language model tokenizer: punctuation is tokens, nothing is added (the chat template does), padded on the left."""
+    """Language model tokenizer: punctuation is tokens, the chat template adds the rest, padded on the left."""
     core = _core((*SPECIALS, IMAGE, *CHAT_WORDS, *VOCABULARY))
     core.normalizer = normalizers.Lowercase()
     core.decoder = decoders.WordPiece(prefix="##", cleanup=True)

@@ -44,7 +44,7 @@ def truths(faces: Sequence[Face]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def degrade(images: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
-    """Blur and noise of random strength on half of the images, as decoders leave them. Brightness stays: it is lighting."""
+    """Blur and noise of random strength on half of the images, as decoders leave them. Brightness stays."""
     shape = (len(images), 1, 1, 1)
     chosen = (torch.rand(shape, generator=noise) < 0.5).float()
     blur = 0.7 * chosen * torch.rand(shape, generator=noise)
@@ -112,8 +112,8 @@ the benchmark: it shares no weights and no training faces with the other models 
 
 - Format: `transformers`, `AutoModelForImageClassification` (RegNet, {parameter_count(model):,} parameters), fp16
   safetensors. Input: RGB scaled to [-1, 1]. Outputs: `id2label` of the configuration.
-- Data: {count:,} procedural faces, independent attributes, seed {DATA_SEED}; half of them blurred and noised a little.
-- Training: {schedule.steps:,} steps of {schedule.batch}, AdamW {schedule.lr:g}, {seconds / 60:.0f} minutes on one CPU core.
+- Data: {count:,} procedural faces, independent attributes, seed {DATA_SEED}; half of them blurred and noised.
+- Training: {schedule.steps:,} steps of {schedule.batch}, AdamW {schedule.lr:g}, {seconds / 60:.0f} CPU core minutes.
 - Command: `python -m eim_ops.mini.train_judge WORK`
 
 Measured on 2,048 held-out faces (seed {HELD_OUT_SEED:,}):
