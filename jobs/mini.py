@@ -1,6 +1,5 @@
 """`eim mini`: the small shipped models, measured and trained."""
 
-import importlib
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -39,9 +38,18 @@ def check(
 def train(
     model: Annotated[MiniModel, typer.Argument(help="which model")],
     work: Annotated[Path, typer.Option(help="where checkpoints and rendered faces live")] = Path("out/mini"),
+    steps: Annotated[int | None, typer.Option(min=1, help="how many steps in all; the model's own by default")] = None,
+    from_shipped: Annotated[bool, typer.Option(help="mini-dit only: start from the shipped weights")] = False,
 ) -> None:
-    """Train one of the shipped models; run again after a stop, it goes on from its last checkpoint."""
-    importlib.import_module(f"eim_ops.mini.train_{model.value}").main(work)
+    """Train one of the shipped models and put it in the shipped one's place; run again after a stop, it goes on."""
+    from eim_ops.mini import train_dit, train_judge, train_vae, train_vlm
+
+    if model is MiniModel.dit:
+        train_dit.main(work, steps, from_shipped)
+        return
+    if from_shipped:
+        raise typer.BadParameter(f"{model.value} is trained from nothing", param_hint="--from-shipped")
+    {MiniModel.vae: train_vae, MiniModel.vlm: train_vlm, MiniModel.judge: train_judge}[model].main(work, steps)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,13 @@ class Attribute:
         """The two words that state `value`."""
         return self.clauses[self.index(value)]
 
+    def describes(self, index: int, value: "float | str") -> bool:
+        """Whether saying `values[index]` of `value` is right: the same class, or a number within half a grade of the
+        stated grade. Ours."""
+        if isinstance(value, str):
+            return self.values[index] == value
+        return abs(value - self.grade_center(index)) <= self.grade_width
+
     def grade_center(self, index: int) -> float:
         """The middle of grade `index` on [0, 1]."""
         return (index + 0.5) * self.grade_width

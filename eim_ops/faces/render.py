@@ -2,8 +2,7 @@
 
 Coordinates are in head units: (0, 0) is the middle of the face, +y points down, 1 is the
 half-height of the head. Every attribute leaves a mark that no other attribute covers entirely:
-brows follow eye openness (seen above sunglasses), side hair shows under a hat, cheek folds show age
-above a beard.
+eyes glimmer through sunglasses, side hair shows under a hat, cheek folds show age above a beard.
 """
 
 from dataclasses import dataclass
@@ -129,9 +128,13 @@ def _draw_wrinkles(pen: _Pen, face: Face, width: float, skin: Rgb) -> None:
         pen.line(_arc(side * 0.36, 0.13, 0.15, 0.1), ink, 0.045)
 
 
+def _eye_height(face: Face) -> float:
+    return 0.02 + 0.2 * face.eyes
+
+
 def _draw_eyes(pen: _Pen, face: Face, width: float, hair: Rgb, skin: Rgb) -> float:
     gap = (0.36 + 0.05 * (face.eye_gap - 0.5)) * (0.75 + 0.35 * width)
-    height = 0.02 + 0.2 * face.eyes
+    height = _eye_height(face)
     brow_colour = _mix(_mix(hair, _INK, 0.25), _WHITE, 0.8 * face.age)
     for side in (-1, 1):
         pen.ellipse(side * gap, -0.08, 0.19, height, _WHITE, _INK, 0.03)
@@ -153,6 +156,7 @@ def _draw_glasses(pen: _Pen, face: Face, width: float, gap: float) -> None:
             pen.ellipse(side * gap, -0.07, 0.28, 0.26, None, (30, 30, 38), 0.06)
         else:
             pen.ellipse(side * gap, -0.05, 0.29, 0.22, (18, 18, 24))
+            pen.ellipse(side * gap, -0.08, 0.17, 0.9 * _eye_height(face), (92, 94, 108))
         pen.line([(side * (gap + 0.27), -0.1), (side * width, -0.12)], (24, 24, 30), 0.055)
     pen.line([(-gap + 0.27, -0.1), (gap - 0.27, -0.1)], (24, 24, 30), 0.06)
 

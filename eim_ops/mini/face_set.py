@@ -26,6 +26,10 @@ class FaceSet:
         """Images as float32 (len(indices), 3, 64, 64) in [-1, 1]."""
         return to_model_range(self.pixels[indices])
 
+    def first(self, count: int) -> "FaceSet":
+        """The first `count` faces."""
+        return FaceSet(self.faces[:count], self.pixels[:count])
+
 
 def to_model_range(pixels: np.ndarray) -> torch.Tensor:
     """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1]."""

@@ -4,7 +4,11 @@ The result is a folder that `StableDiffusion3Pipeline.from_pretrained` loads. Co
 exactly as that pipeline builds it, so what is trained is what is run.
 """
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +20,15 @@ from eim_ops.faces.grammar import caption
 from eim_ops.faces.tokenizer import build_tokenizer
 from eim_ops.mini.face_set import FaceSet, face_set
 from eim_ops.mini.loop import Schedule, train
+from eim_ops.mini.shipped import WEIGHTS, shipped_path
 
-SCHEDULE = Schedule(steps=4500, batch=32, lr=6e-4, warmup=300, ema=0.999, clip=1.0, checkpoint_every=100)
+SCHEDULE = Schedule(steps=10_000, batch=32, lr=6e-4, warmup=300, ema=0.999, clip=1.0, checkpoint_every=100)
+HISTORY = "training.json"
+"""Beside the weights: the runs that made them, each on top of the one before."""
 PROMPT_TOKENS = 32
 _TEXT_WIDTH, _WIDTH, _HEADS, _LAYERS = 96, 192, 6, 4
 _CONDITION_DROPOUT, _SHUFFLE, _CLAUSE_DROPOUT = 0.1, 0.5, 0.1
+_FACES = 40_000
 
 
 class MiniDit(nn.Module):
@@ -69,12 +77,16 @@ def encode_faces(vae: AutoencoderKL, data: FaceSet, work: Path) -> np.ndarray:
 
 
 def train_dit(
-    data: FaceSet, latents: np.ndarray, tokenizer: PreTrainedTokenizerFast, work: Path, schedule: Schedule = SCHEDULE
-) -> tuple[MiniDit, float]:
-    """Train on (latent, caption) pairs with fresh captions each time. Returns (EMA model, seconds)."""
+    data: FaceSet,
+    latents: np.ndarray,
+    tokenizer: PreTrainedTokenizerFast,
+    work: Path,
+    schedule: Schedule = SCHEDULE,
+    start: Path | None = None,
+) -> None:
+    """Train on (latent, caption) pairs with fresh captions each time, from the weights in `start` or from nothing."""
     torch.manual_seed(schedule.seed)
-    model = MiniDit(len(tokenizer), tokenizer.eos_token_id)
-    model.transformer.compile()  # a third faster on two cores; needs a C++ compiler
+    model = MiniDit(len(tokenizer), tokenizer.eos_token_id) if start is None else load_mini_dit(start, tokenizer)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> Tensor:
         rows = np.sort(rng.choice(len(latents), schedule.batch, replace=False))
@@ -95,9 +107,17 @@ def train_dit(
         )[0]  # fmt: skip
         return (velocity - (eps - clean)).square().mean()
 
-    trained = train("dit", model, loss, schedule, work)
-    model.load_state_dict(trained.ema.state_dict())
-    return model.eval(), trained.seconds
+    train("dit", model, loss, schedule, work)
+
+
+def load_mini_dit(folder: Path, tokenizer: PreTrainedTokenizerFast) -> MiniDit:
+    """The trained parts of a mini-dit folder, in float32."""
+    model = MiniDit(len(tokenizer), tokenizer.eos_token_id)
+    for name, part in model.named_children():
+        kind: Any = type(part)
+        loaded = kind.from_pretrained(folder / name, torch_dtype=torch.float32, use_safetensors=True)
+        part.load_state_dict(loaded.state_dict())
+    return model
 
 
 def assemble(model: MiniDit, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast) -> StableDiffusion3Pipeline:
@@ -117,37 +137,42 @@ def export(work: Path, target: Path) -> None:
     model.load_state_dict(state["ema"])
     pipeline = assemble(model.eval(), AutoencoderKL.from_pretrained(work / "vae"), tokenizer)
     pipeline.to(dtype=torch.float16, silence_dtype_warnings=True).save_pretrained(target)
-    samples = state["step"] * SCHEDULE.batch
-    (target / "README.md").write_text(
-        _CARD.format(steps=state["step"], samples=samples, batch=SCHEDULE.batch, minutes=round(state["seconds"] / 60))
-    )
+    earlier = json.loads((work / HISTORY).read_text()) if (work / HISTORY).exists() else []
+    runs = [*earlier, {"steps": state["step"], "batch": SCHEDULE.batch, "minutes": round(state["seconds"] / 60)}]
+    (target / HISTORY).write_text(json.dumps(runs) + "\n")
+    (target / "README.md").write_text(_card(runs))
 
 
-_CARD = """---
+def _card(runs: list[dict[str, int]]) -> str:
+    told = "; then ".join(f"{run['steps']:,} steps of batch {run['batch']} in {run['minutes']} minutes" for run in runs)
+    samples = sum(run["steps"] * run["batch"] for run in runs)
+    return f"""---
 library_name: diffusers
 pipeline_tag: text-to-image
 ---
 # mini-dit
 
 A 64x64 text-to-image model of cartoon faces in the layout of Stable Diffusion 3: `SD3Transformer2DModel`
-(4 layers, width 192, qk norm), two CLIP text encoders (2 layers, width 96), `AutoencoderKL` (16x16x8).
+({_LAYERS} layers, width {_WIDTH}, qk norm), two CLIP text encoders (2 layers, width {_TEXT_WIDTH}), `AutoencoderKL`
+(16x16x8).
 
-- Data: 40,000 procedural faces (`eim_ops.faces`, attributes independent), captions drawn anew for each sample.
-- Training: rectified flow, logit-normal sigma, 10 % condition dropout, AdamW, EMA; {steps} steps of batch {batch}
-  ({samples:,} samples), {minutes} minutes on two CPU cores in fp32. `eim mini train dit` resumes it.
+- Data: {_FACES:,} procedural faces (`eim_ops.faces`, attributes independent), captions drawn anew for each sample.
+- Training: rectified flow, logit-normal sigma, 10 % condition dropout, AdamW, EMA, fp32 on two shared CPU cores:
+  {told}. {samples:,} samples in all.
+- Commands: `eim mini train dit` from nothing, with `--from-shipped` on top of these weights; both resume.
 - Measured figures: `eim mini check` prints them; the README of the project quotes them.
 """
 
 
-def main(work: Path, threads: int = 2) -> None:
-    """Train (or resume) the transformer in `work`, after its autoencoder."""
+def main(work: Path, steps: int | None = None, from_shipped: bool = False, threads: int = 2) -> None:
+    """Train (or resume) the transformer in `work`, after its autoencoder; `from_shipped`, on top of what is shipped."""
     torch.set_num_threads(threads)
-    data = face_set(0, 40_000, work)
-    vae = AutoencoderKL.from_pretrained(work / "vae").eval()
-    train_dit(data, encode_faces(vae, data, work), build_tokenizer(PROMPT_TOKENS), work)
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(Path(sys.argv[1]))
+    schedule = replace(SCHEDULE, steps=steps or SCHEDULE.steps)
+    start = shipped_path("mini-dit") if from_shipped else None
+    if start is not None and not (work / "vae").exists():
+        shutil.copytree(start / "vae", work / "vae")
+        shutil.copy(start / HISTORY, work)
+    data = face_set(0, _FACES, work)
+    vae = AutoencoderKL.from_pretrained(work / "vae", torch_dtype=torch.float32).eval()
+    train_dit(data, encode_faces(vae, data, work), build_tokenizer(PROMPT_TOKENS), work, schedule, start)
+    export(work, WEIGHTS / "mini-dit")

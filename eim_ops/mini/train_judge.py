@@ -1,6 +1,7 @@
 """Train the judge: a small residual network that reads every attribute from a 64x64 face."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ the benchmark: it shares no weights and no training faces with the other models 
   safetensors. Input: RGB scaled to [-1, 1]. Outputs: `id2label` of the configuration.
 - Data: {count:,} procedural faces, independent attributes, seed {DATA_SEED}; half of them blurred and noised.
 - Training: {schedule.steps:,} steps of {schedule.batch}, AdamW {schedule.lr:g}, {seconds / 60:.0f} CPU core minutes.
-- Command: `python -m eim_ops.mini.train_judge WORK`
+- Command: `eim mini train judge`
 
 Measured on 2,048 held-out faces (seed {HELD_OUT_SEED:,}):
 
@@ -124,15 +125,10 @@ Measured on 2,048 held-out faces (seed {HELD_OUT_SEED:,}):
 """
 
 
-def main(work: Path) -> None:
+def main(work: Path, steps: int | None = None) -> None:
     """Train, measure on held-out faces and export into the weights folder."""
-    model, seconds = train_judge(work)
+    schedule = replace(SCHEDULE, steps=steps or SCHEDULE.steps)
+    model, seconds = train_judge(work, schedule)
     scores = measure_judge(Judge(model), face_set(HELD_OUT_SEED, 2048))
-    path = export("judge", model, _card(model, SCHEDULE, 40_000, seconds, scores))
+    path = export("judge", model, _card(model, schedule, 40_000, seconds, scores))
     print(f"{path}: {scores}")
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(Path(sys.argv[1]))

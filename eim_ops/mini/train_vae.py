@@ -1,5 +1,6 @@
 """Train mini-dit's autoencoder: 64x64 RGB faces to a 16x16x8 latent and back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,8 @@ def train_vae(data: FaceSet, work: Path, schedule: Schedule = SCHEDULE) -> tuple
     return vae, trained.seconds
 
 
-if __name__ == "__main__":
-    import sys
-
-    work = Path(sys.argv[1])
-    vae, seconds = train_vae(face_set(0, 40_000, work), work)
+def main(work: Path, steps: int | None = None) -> None:
+    """Train (or resume) and leave the autoencoder in `work/vae`, where mini-dit's training finds it."""
+    vae, seconds = train_vae(face_set(0, 40_000, work), work, replace(SCHEDULE, steps=steps or SCHEDULE.steps))
     vae.save_pretrained(work / "vae")
-    print(f"trained in {seconds:.0f} s")
+    print(f"{work / 'vae'}: trained in {seconds:.0f} s")

@@ -1,6 +1,6 @@
 """Train mini-vlm: a tiny LLaVA that captions faces and rewrites captions by edit requests."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from transformers import (
     LlavaProcessor,
 )
 
+from eim_ops.captioning.base import Captioner
 from eim_ops.captioning.vlm import Instructions, VlmCaptioner
 from eim_ops.faces.attributes import ATTRIBUTES, BY_NAME
 from eim_ops.faces.face import Face
@@ -161,25 +162,15 @@ def train_vlm(work: Path, schedule: Schedule = SCHEDULE, count: int = 40_000) ->
 
 
 def stated_right(face: Face, prompt: str) -> list[bool]:
-    """For each attribute, whether `prompt` states it rightly; left out counts as wrong, and so does a broken prompt.
-
-    The class is equal, or the true number lies within half a grade of the stated grade's interval. Ours.
-    """
+    """For each attribute, whether `prompt` states it rightly; left out counts as wrong, and so does a broken prompt."""
     try:
         stated = parse(prompt)
     except GrammarError:
         return [False] * len(ATTRIBUTES)
-    right = []
-    for attribute in ATTRIBUTES:
-        index, truth = stated.get(attribute.name), getattr(face, attribute.name)
-        if index is None or attribute.kind == "categorical":
-            right.append(index is not None and attribute.values[index] == truth)
-        else:
-            right.append(abs(truth - attribute.grade_center(index)) <= attribute.grade_width)
-    return right
+    return [a.name in stated and a.describes(stated[a.name], getattr(face, a.name)) for a in ATTRIBUTES]
 
 
-def measure_vlm(captioner: VlmCaptioner, data: FaceSet, batch: int = 64) -> dict[str, float]:
+def measure_vlm(captioner: Captioner, data: FaceSet, batch: int = 64) -> dict[str, float]:
     """`accuracy` of captions, over all attributes and for each, and `rewrite`: the fraction of exact targets."""
     right: list[list[bool]] = []
     exact: list[bool] = []
@@ -208,7 +199,7 @@ request) -> target prompt, the same but for the edit.
 - Data: {count:,} procedural faces, independent attributes, seed 0; rewrites drawn from their captions.
 - Training: {schedule.steps:,} steps of {schedule.batch} captions and {_REWRITE_BATCH} rewrites, AdamW {schedule.lr:g},
   {seconds / 60:.0f} minutes on one CPU core.
-- Command: `python -m eim_ops.mini.train_vlm WORK`
+- Command: `eim mini train vlm`
 
 Measured on 512 held-out faces (seed {HELD_OUT_SEED:,}): {scores["accuracy"]:.3f} of the attributes stated rightly,
 {scores["rewrite"]:.3f} of the rewrites exact (any clause order, clauses left out, three request forms).
@@ -219,16 +210,11 @@ Measured on 512 held-out faces (seed {HELD_OUT_SEED:,}): {scores["accuracy"]:.3f
 """
 
 
-def main(work: Path) -> None:
+def main(work: Path, steps: int | None = None) -> None:
     """Train, measure on held-out faces and export into the weights folder."""
-    captioner, seconds = train_vlm(work)
+    schedule = replace(SCHEDULE, steps=steps or SCHEDULE.steps)
+    captioner, seconds = train_vlm(work, schedule)
     scores = measure_vlm(captioner, face_set(HELD_OUT_SEED, 512))
-    path = export("mini-vlm", captioner.model, _card(captioner, SCHEDULE, 40_000, seconds, scores))
+    path = export("mini-vlm", captioner.model, _card(captioner, schedule, 40_000, seconds, scores))
     captioner.processor.save_pretrained(path)
     print(f"{path}: {scores}")
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(Path(sys.argv[1]))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,9 @@ def job_server() -> Iterator[str]:
         while True:
             try:
                 urllib.request.urlopen(f"{address}/api/version", timeout=2)
+                break
+            except urllib.error.HTTPError as answer:
+                assert answer.code == 401, answer  # up, with Ray's token that the command line knows
                 break
             except OSError:
                 assert head.poll() is None, (Path(folder) / "head.log").read_text()

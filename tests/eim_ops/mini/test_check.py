@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+import torch
+
+from eim_ops.faces.face import Face
+from eim_ops.faces.grammar import caption
+from eim_ops.faces.judge import Judge, load_judge
+from eim_ops.faces.render import render
+from eim_ops.mini.check import measure_dit, measure_vae
+from eim_ops.mini.face_set import draw_faces
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return load_judge()
+
+
+def rendered(faces: list[Face], shift: int) -> dict[str, np.ndarray]:
+    return {caption(face): render(faces[(i + shift) % len(faces)]) for i, face in enumerate(faces)}
+
+
+def test_a_perfect_generator_is_judged_right_and_one_of_other_faces_is_not(judge: Judge) -> None:
+    faces = draw_faces(3, 48)
+    scores = []
+    for shift in (0, 1):
+        drawn = rendered(faces, shift)
+        by_attribute = measure_dit(lambda prompts, drawn=drawn: np.stack([drawn[p] for p in prompts]), judge, faces)
+        scores.append(np.mean(list(by_attribute.values())))
+    assert scores[0] > 0.97
+    assert scores[1] < 0.6
+
+
+def test_the_psnr_of_a_round_trip_is_that_of_its_error() -> None:
+    pixels = np.full((3, 64, 64, 3), 100, np.uint8)
+    assert measure_vae(lambda images: images + 0.02, pixels) == pytest.approx(10 * np.log10(4 / 0.02**2), abs=1e-2)
+    assert measure_vae(lambda images: images + torch.tensor([0.2, 0.02, 0.002]).view(3, 1, 1, 1), pixels) == (
+        pytest.approx(10 * np.log10(4 / 0.02**2), abs=1e-2)
+    )
