@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -11,9 +13,10 @@ from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
 from eim_ops.encode import encode
+from eim_ops.identify.hsds import hsds_direction
 from eim_ops.identify.sds import dds_direction
 from eim_ops.identify.text import text_direction
-from eim_ops.joint import Direction, JointLatent
+from eim_ops.joint import Direction, Inversion, JointLatent, Rows
 from eim_ops.manipulate import manipulate
 from eim_ops.method import Method
 
@@ -31,10 +34,12 @@ class EditTask:
 class EditedImage:
     """The result of one task.
 
-    row: index of the source image. pixels: uint8 (H, W, 3). recon_psnr: dB, the inversion decoded
-    unedited against the VAE round trip. evaluations: the model evaluations of this edit with its share
-    of its image's inversion and of its direction. finite: False where the latent held NaN or Inf (then
-    the pixels mean nothing).
+    row: index of the source image. pixels: uint8 (H, W, 3). direction_method: hsds, dds (also where HSDS did no
+    better) or none; direction_residual: what HSDS or its stand-in leaves unexplained on held-out noise, in units of no
+    shift; direction_iterations: of the solver; of composed edits the worst part's. recon_psnr: dB, the inversion
+    decoded unedited against the VAE round trip; None for a coupled trajectory, which has no such error. evaluations:
+    the model evaluations of this edit with its share of its image's encoding and of its direction. finite: False
+    where the latent held NaN or Inf (then the pixels mean nothing).
     """
 
     row: int
@@ -42,7 +47,9 @@ class EditedImage:
     pixels: np.ndarray
     direction_id: str
     direction_method: str
-    recon_psnr: float
+    direction_residual: float | None
+    direction_iterations: int
+    recon_psnr: float | None
     evaluations: float
     finite: bool
 
@@ -75,38 +82,77 @@ def _psnr(images: Tensor, reference: Tensor) -> Tensor:
     return 10 * torch.log10(4 / error)
 
 
+@dataclass(frozen=True)
+class _Encoded(Rows):
+    """joint: of all images. recon_psnr: (B,) dB, NaN where the trajectory decodes to the source by construction.
+    cost: (B,) evaluations of each row."""
+
+    joint: JointLatent
+    recon_psnr: Tensor
+    cost: Tensor
+
+
+@dataclass(frozen=True)
+class _Identified(Rows):
+    """direction: of each (image, target prompt). fell_back: (B,), HSDS did no better than DDS. residual: (B,), what the
+    shift leaves unexplained on held-out noise, NaN where that was not measured. iterations, cost: (B,)."""
+
+    direction: Direction
+    fell_back: Tensor
+    residual: Tensor
+    iterations: Tensor
+    cost: Tensor
+
+
 def _encode_all(
-    backbone: Backbone, images: Sequence[np.ndarray], prompts: Sequence[str], method: Method, batch: int
-) -> tuple[JointLatent, Tensor]:
-    joints, psnrs = [], []
+    backbone: Backbone, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int],
+    method: Method, batch: int,
+) -> _Encoded:  # fmt: skip
+    encoded = []
     for indices, real in full_batches(len(images), batch):
-        joint = encode(backbone, to_images([images[i] for i in indices]), [prompts[i] for i in indices], method)
-        round_trip = backbone.decode(joint.clean)
-        returned = backbone.decode(joint.clean - joint.residual)
-        joints.append(joint[:real])
-        psnrs.append(_psnr(returned, round_trip)[:real])
-    return JointLatent.cat(joints), torch.cat(psnrs)
+        before = backbone.evaluations
+        joint = encode(
+            backbone, to_images([images[i] for i in indices]), [prompts[i] for i in indices],
+            [seeds[i] for i in indices], method,
+        )  # fmt: skip
+        psnr = torch.full((batch,), math.nan)
+        if isinstance(joint.trajectory, Inversion):
+            returned = backbone.decode(joint.clean - joint.trajectory.residual)
+            psnr = _psnr(returned, backbone.decode(joint.clean)).cpu()
+        encoded.append(_Encoded(joint, psnr, _cost(backbone, before, batch))[:real])
+    return _Encoded.cat(encoded)
+
+
+def _cost(backbone: Backbone, before: int, batch: int) -> Tensor:
+    """Evaluations of each row of a full batch since `before`."""
+    return torch.full((batch,), (backbone.evaluations - before) / batch)
 
 
 def _identify_all(
     backbone: Backbone, joint: JointLatent, pairs: Sequence[tuple[int, str]], seeds: Sequence[int],
     method: Method, batch: int,
-) -> Direction:  # fmt: skip
+) -> _Identified:  # fmt: skip
     """A direction for each (image row, target prompt)."""
-    directions = []
+    identified = []
     for indices, real in full_batches(len(pairs), batch):
+        before = backbone.evaluations
         rows = torch.tensor([pairs[i][0] for i in indices])
-        source = joint[rows]
+        source, its_seeds = joint[rows], [seeds[row] for row in rows.tolist()]
         target = backbone.encode_text([pairs[i][1] for i in indices])
-        text = text_direction(source.conditioning, target)
         image = torch.zeros_like(source.clean)
+        fell_back, iterations = torch.zeros(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.int64)
+        residual = torch.full((batch,), math.nan)
         if method.image_half == "dds":
-            image = dds_direction(
-                backbone, source.clean, source.conditioning, target,
-                [seeds[row] for row in rows.tolist()], method.draws, method.sigma_max,
-            )  # fmt: skip
-        directions.append(Direction(image, text)[:real])
-    return Direction.cat(directions)
+            draws, top = method.draws, method.sigma_max
+            image = dds_direction(backbone, source.clean, source.conditioning, target, its_seeds, draws, top)
+        elif method.image_half == "hsds":
+            solved = hsds_direction(backbone, source.clean, source.conditioning, target, its_seeds, method)
+            image, fell_back, iterations = solved.image, ~solved.accepted.cpu(), solved.iterations.cpu()
+            residual = torch.minimum(solved.residual, solved.dds_residual).cpu()
+        direction = Direction(image, text_direction(source.conditioning, target))
+        cost = _cost(backbone, before, batch)
+        identified.append(_Identified(direction, fell_back, residual, iterations, cost)[:real])
+    return _Identified.cat(identified)
 
 
 def _direction_id(backbone: Backbone, source: str, targets: Sequence[str], seed: int, method: Method) -> str:
@@ -125,54 +171,58 @@ def edit_images(
 ) -> Iterator[EditedImage]:
     """Edit `images` (uint8 (H, W, 3), the backbone's size), each by its own tasks.
 
-    Each image is inverted once, each (image, target prompt) identified once, and all strengths are decoded
+    Each image is encoded once, each (image, target prompt) identified once, and all strengths are decoded
     in full batches of `batch`. Yields every task of every image once, images in order. Raises
     PromptTooLongError for a prompt that would be cut.
     """
     wanted = [(row, task) for row, its_tasks in enumerate(tasks) for task in its_tasks]
     if not wanted:
         return
-    joint, recon_psnr = _encode_all(backbone, images, source_prompts, method, batch)
+    encoded = _encode_all(backbone, images, source_prompts, seeds, method, batch)
     pairs = list(dict.fromkeys((row, prompt) for row, task in wanted for prompt in task.target_prompts))
     index_of = {pair: index for index, pair in enumerate(pairs)}
-    single = _identify_all(backbone, joint, pairs, seeds, method, batch)
-    uses = {pair: 0 for pair in pairs}
-    for row, task in wanted:
-        for prompt in task.target_prompts:
-            uses[row, prompt] += 1
-    inversion_cost = method.steps * (3 if method.inversion == "fixed_point" else 2)
-    direction_cost = 2 * method.draws if method.image_half == "dds" else 0
-    decode_cost = method.steps * (1 if method.guidance == 1.0 else 2)
+    identified = _identify_all(backbone, encoded.joint, pairs, seeds, method, batch)
+    uses = Counter((row, prompt) for row, task in wanted for prompt in task.target_prompts)
+    shares = identified.cost / torch.tensor([uses[pair] for pair in pairs])
 
     for indices, real in full_batches(len(wanted), batch):
+        before = backbone.evaluations
         chosen = [wanted[i] for i in indices]
-        rows = torch.tensor([row for row, _ in chosen])
-        direction = Direction.cat(
-            [_composed(single, [index_of[row, prompt] for prompt in task.target_prompts]) for row, task in chosen]
-        )
-        ones = torch.ones(len(chosen), device=joint.clean.device)
+        parts = [torch.tensor([index_of[row, prompt] for prompt in task.target_prompts]) for row, task in chosen]
+        direction = Direction.cat([_composed(identified.direction, its_parts) for its_parts in parts])
+        joint = encoded.joint[torch.tensor([row for row, _ in chosen])]
+        ones = torch.ones(batch, device=joint.clean.device)
         direction = direction.scaled(ones * method.image_scale, ones * method.text_scale)
         strength = torch.tensor([task.strength for _, task in chosen], device=joint.clean.device)
-        edited = manipulate(backbone, joint[rows], direction, strength, method.guidance)
+        edited = manipulate(backbone, joint, direction, strength, method.guidance)
         pixels = to_pixels(backbone.decode(edited))
         finite = edited.isfinite().flatten(1).all(1)
+        decode_cost = (backbone.evaluations - before) / batch
         for position, (row, task) in enumerate(chosen[:real]):
-            share = sum(direction_cost / uses[row, prompt] for prompt in task.target_prompts)
+            its_parts = parts[position]
+            fell_back = bool(identified.fell_back[its_parts].any())
+            encode_cost = float(encoded.cost[row]) / len(tasks[row])
             yield EditedImage(
                 row=row,
                 edit_id=task.edit_id,
                 pixels=pixels[position],
                 direction_id=_direction_id(backbone, source_prompts[row], task.target_prompts, seeds[row], method),
-                direction_method=method.image_half,
-                recon_psnr=float(recon_psnr[row]),
-                evaluations=decode_cost + share + inversion_cost / len(tasks[row]),
+                direction_method="dds" if fell_back else method.image_half,
+                direction_residual=_known(identified.residual[its_parts].max()),
+                direction_iterations=int(identified.iterations[its_parts].max()),
+                recon_psnr=_known(encoded.recon_psnr[row]),
+                evaluations=decode_cost + encode_cost + float(shares[its_parts].sum()),
                 finite=bool(finite[position]),
             )
 
 
-def _composed(directions: Direction, indices: Sequence[int]) -> Direction:
-    """The sum of the rows `indices`, as one row."""
-    total = directions[torch.tensor(indices[:1])]
-    for index in indices[1:]:
-        total = total + directions[torch.tensor([index])]
+def _known(value: Tensor) -> float | None:
+    return None if value.isnan() else float(value)
+
+
+def _composed(directions: Direction, rows: Tensor) -> Direction:
+    """The sum of some rows, as one row."""
+    total = directions[rows[:1]]
+    for row in rows[1:]:
+        total = total + directions[row[None]]
     return total

@@ -1,44 +1,81 @@
-"""Encode: image and prompt to one joint latent."""
+"""Encode: image and prompt to one joint latent, with the source trajectory that an edit starts from."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.joint import Conditioning, JointLatent
+from eim_ops.joint import Conditioning, Coupling, Inversion, JointLatent, per_row
 from eim_ops.manipulate import sample
 from eim_ops.method import Method
+from eim_ops.noise import noise
+
+Solver = Literal["euler", "fixed_point", "midpoint"]
 
 
-def invert(backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, fixed_point: bool) -> Tensor:
+def invert(
+    backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, solver: Solver = "fixed_point"
+) -> Tensor:
     """Integrate the ODE from z0 (B, C, h, w) up to `sigmas[0]` under `conditioning`, without guidance.
 
-    sigmas: (N + 1,) descending to 0. A sampler's step down is x_lo = x_hi + (s_lo - s_hi) v(x_hi, s_hi);
-    undoing it needs v at the unknown x_hi. Euler takes v(x_lo, s_hi); `fixed_point` then evaluates once
-    more at the x_hi so found (2 N evaluations, drift of second order). Source: method, 'Encode'.
+    sigmas: (N + 1,) descending to 0. A sampler's step down is x_lo = x_hi + (s_lo - s_hi) v(x_hi, s_hi); undoing it
+    needs v at the unknown x_hi. `euler` takes v(x_lo, s_hi), N evaluations. `fixed_point` then evaluates once more at
+    the x_hi so found, 2 N: it comes back nearest to z0. `midpoint` follows the ODE itself to second order, 2 N: its
+    noise is the truest, but a sampler by Euler steps leads elsewhere. Source: method, 'Encode'.
     """
     x = clean
-    for low in range(len(sigmas) - 1, 0, -1):
-        sigma = sigmas[low - 1]
-        step = (sigma - sigmas[low]).to(x.dtype)
-        higher = x + step * backbone.velocity(x, sigma, conditioning)
-        if fixed_point:
-            higher = x + step * backbone.velocity(higher, sigma, conditioning)
+    for low, high in pairwise(sigmas.flip(0)):
+        step = (high - low).to(x.dtype)
+        if solver == "midpoint":
+            middle = x + step / 2 * backbone.velocity(x, low, conditioning)
+            x = x + step * backbone.velocity(middle, (low + high) / 2, conditioning)
+            continue
+        higher = x + step * backbone.velocity(x, high, conditioning)
+        if solver == "fixed_point":
+            higher = x + step * backbone.velocity(higher, high, conditioning)
         x = higher
     return x
 
 
-@torch.no_grad()
-def encode(backbone: Backbone, images: Tensor, prompts: Sequence[str], method: Method) -> JointLatent:
+def inversion(
+    backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, solver: Solver
+) -> Inversion:
+    """The ODE's point at sigma_max, and what sampling it back misses of z0. `invert`'s evaluations and N more."""
+    noisy = invert(backbone, clean, conditioning, sigmas, solver)
+    return Inversion(noisy, clean - sample(backbone, noisy, conditioning, sigmas))
+
+
+def coupling(
+    backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, seeds: Sequence[int]
+) -> Coupling:
+    """One noise an image, and the source velocities along the line to it: N evaluations. Row i uses seeds[i] alone."""
+    eps = noise(seeds, 1, clean.shape[1:])[0].to(clean)
+    velocities = [backbone.velocity(noised(clean, eps, sigma), sigma, conditioning) for sigma in sigmas[:-1]]
+    return Coupling(eps, torch.stack(velocities, dim=1))
+
+
+def noised(clean: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
+    """x_sigma = (1 - sigma) z0 + sigma eps; sigma scalar or (B,)."""
+    level = per_row(sigma.reshape(-1), clean)
+    return (1 - level) * clean + level * eps
+
+
+def encode(
+    backbone: Backbone, images: Tensor, prompts: Sequence[str], seeds: Sequence[int], method: Method
+) -> JointLatent:
     """Images (B, 3, H, W) in [-1, 1] and their source prompts to a joint latent.
 
-    Costs 3 N evaluations a row with fixed-point inversion (2 N with Euler): N of them sample the
-    source back, to know the residual of the inversion.
+    Evaluations a row: N coupled, 2 N by Euler, 3 N by fixed point or midpoint. Only the coupled form uses `seeds`.
     """
     clean = backbone.encode_image(images)
     conditioning = backbone.encode_text(prompts)
     sigmas = backbone.grid(method.steps) * method.sigma_max
-    noisy = invert(backbone, clean, conditioning, sigmas, method.inversion == "fixed_point")
-    returned = sample(backbone, noisy, conditioning, sigmas)
-    return JointLatent(clean, noisy, clean - returned, sigmas, conditioning)
+    trajectory: Inversion | Coupling
+    if method.trajectory == "coupled":
+        trajectory = coupling(backbone, clean, conditioning, sigmas, seeds)
+    else:
+        trajectory = inversion(backbone, clean, conditioning, sigmas, method.trajectory)
+    return JointLatent(clean, conditioning, trajectory, sigmas)

@@ -1,14 +1,40 @@
 """The data that flow through an edit. Row i of every tensor belongs to image i of the batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+_T = TypeVar("_T")
+
+
+class Rows:
+    """A dataclass of tensors, or of other Rows, that are indexed and joined by rows; fields marked shared stay."""
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        return type(self)(
+            *(getattr(self, f.name) if "shared" in f.metadata else getattr(self, f.name)[rows] for f in fields(self))  # type: ignore[arg-type]
+        )
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))  # type: ignore[arg-type]
+
+    @classmethod
+    def cat(cls, parts: "Sequence[Self]") -> Self:
+        """Rows of all parts, in order; what is shared is the first part's."""
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}  # type: ignore[arg-type]
+        shared = {f.name for f in fields(cls) if "shared" in f.metadata}  # type: ignore[arg-type]
+        return cls(*(values[0] if name in shared else _cat(values) for name, values in columns.items()))
+
+
+def _cat(values: Sequence[Any]) -> Any:
+    return torch.cat(list(values)) if isinstance(values[0], Tensor) else type(values[0]).cat(values)
+
 
 @dataclass(frozen=True)
-class Conditioning:
+class Conditioning(Rows):
     """What a prompt becomes: the text half of the joint latent, or a difference of two of them.
 
     tokens: (B, L, D); pooled: (B, P).
@@ -27,52 +53,45 @@ class Conditioning:
         """Each row times its own factor, (B,)."""
         return Conditioning(self.tokens * per_row(factor, self.tokens), self.pooled * per_row(factor, self.pooled))
 
-    def __getitem__(self, rows: Tensor | slice) -> "Conditioning":
-        return Conditioning(self.tokens[rows], self.pooled[rows])
 
-    def __len__(self) -> int:
-        return len(self.tokens)
+@dataclass(frozen=True)
+class Inversion(Rows):
+    """The source trajectory as the one point that the ODE leads to.
 
-    @staticmethod
-    def cat(parts: Sequence["Conditioning"]) -> "Conditioning":
-        """Rows of all parts, in order."""
-        return Conditioning(torch.cat([p.tokens for p in parts]), torch.cat([p.pooled for p in parts]))
+    noisy: x at sigma_max (B, C, h, w). residual: z0 minus what decoding `noisy` unedited returns, same shape.
+    """
+
+    noisy: Tensor
+    residual: Tensor
 
 
 @dataclass(frozen=True)
-class JointLatent:
+class Coupling(Rows):
+    """The source trajectory as the straight line to one noise: x_i = (1 - sigma_i) z0 + sigma_i eps.
+
+    eps: (B, C, h, w). velocities: v(x_i, sigma_i, c_src) of every level but the last, (B, N, C, h, w).
+    """
+
+    eps: Tensor
+    velocities: Tensor
+
+
+@dataclass(frozen=True)
+class JointLatent(Rows):
     """An encoded image with its prompt.
 
-    clean: z0, the scaled VAE latent (B, C, h, w). noisy: x at `sigmas[0]`, the top of the source
-    trajectory, same shape. residual: z0 minus what decoding `noisy` unedited returns. sigmas: (N + 1,)
-    from sigma_max down to 0. conditioning: of the source prompts.
+    clean: z0, the scaled VAE latent (B, C, h, w). conditioning: of the source prompts. trajectory: how z0 hangs
+    together with its noisy points. sigmas: (N + 1,) from sigma_max down to 0, for all rows.
     """
 
     clean: Tensor
-    noisy: Tensor
-    residual: Tensor
-    sigmas: Tensor
     conditioning: Conditioning
-
-    def __getitem__(self, rows: Tensor | slice) -> "JointLatent":
-        return JointLatent(
-            self.clean[rows], self.noisy[rows], self.residual[rows], self.sigmas, self.conditioning[rows]
-        )
-
-    def __len__(self) -> int:
-        return len(self.clean)
-
-    @staticmethod
-    def cat(parts: Sequence["JointLatent"]) -> "JointLatent":
-        """Rows of all parts, in order. All parts share one sigma grid."""
-        return JointLatent(
-            torch.cat([p.clean for p in parts]), torch.cat([p.noisy for p in parts]),
-            torch.cat([p.residual for p in parts]), parts[0].sigmas, Conditioning.cat([p.conditioning for p in parts]),
-        )  # fmt: skip
+    trajectory: Inversion | Coupling
+    sigmas: Tensor = field(metadata={"shared": True})
 
 
 @dataclass(frozen=True)
-class Direction:
+class Direction(Rows):
     """An edit direction in both halves; strength 1 is the requested change.
 
     image: n_x, a difference of clean latents (B, C, h, w). text: n_c, a difference of conditionings.
@@ -85,17 +104,9 @@ class Direction:
         """Attributes compose by adding their directions."""
         return Direction(self.image + other.image, self.text + other.text)
 
-    def __getitem__(self, rows: Tensor | slice) -> "Direction":
-        return Direction(self.image[rows], self.text[rows])
-
     def scaled(self, image: Tensor, text: Tensor) -> "Direction":
         """Each half times its own factor per row, (B,)."""
         return Direction(self.image * per_row(image, self.image), self.text.scaled(text))
-
-    @staticmethod
-    def cat(parts: Sequence["Direction"]) -> "Direction":
-        """Rows of all parts, in order."""
-        return Direction(torch.cat([p.image for p in parts]), Conditioning.cat([p.text for p in parts]))
 
 
 def per_row(factor: Tensor, like: Tensor) -> Tensor:

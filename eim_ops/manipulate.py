@@ -2,42 +2,78 @@
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.joint import Conditioning, Direction, JointLatent, per_row
+from eim_ops.joint import Conditioning, Coupling, Direction, Inversion, JointLatent, per_row
+
+
+def guided_velocity(
+    backbone: Backbone, x: Tensor, sigma: Tensor, conditioning: Conditioning, base: Conditioning | None, guidance: float
+) -> Tensor:
+    """v(c_base) + w (v(c) - v(c_base)), all at x (B, C, h, w). With w = 1 or no base one branch, else two.
+
+    With the source as base it guides along the edit, so that an edit of strength 0 stays the source; with the empty
+    prompt it is classifier-free guidance.
+    """
+    velocity = backbone.velocity(x, sigma, conditioning)
+    if base is None or guidance == 1.0:
+        return velocity
+    from_base = backbone.velocity(x, sigma, base)
+    return from_base + guidance * (velocity - from_base)
 
 
 def sample(
     backbone: Backbone, noisy: Tensor, conditioning: Conditioning, sigmas: Tensor,
-    source: Conditioning | None = None, guidance: float = 1.0,
+    base: Conditioning | None = None, guidance: float = 1.0,
 ) -> Tensor:  # fmt: skip
-    """Euler steps from x at `sigmas[0]` (B, C, h, w) down to a clean latent.
-
-    With guidance w other than 1 the velocity is v(c_src) + w (v(c) - v(c_src)): along the edit, at one
-    point, so that an edit of strength 0 is the source. That branch doubles the evaluations.
-    """
+    """Euler steps from x at `sigmas[0]` (B, C, h, w) down to a clean latent; guidance as in `guided_velocity`."""
     x = noisy
     for sigma, below in pairwise(sigmas):
-        velocity = backbone.velocity(x, sigma, conditioning)
-        if source is not None and guidance != 1.0:
-            base = backbone.velocity(x, sigma, source)
-            velocity = base + guidance * (velocity - base)
-        x = x + (below - sigma).to(x.dtype) * velocity
+        x = x + (below - sigma).to(x.dtype) * guided_velocity(backbone, x, sigma, conditioning, base, guidance)
     return x
 
 
-@torch.no_grad()
 def manipulate(
     backbone: Backbone, joint: JointLatent, direction: Direction, strength: Tensor, guidance: float = 1.0
 ) -> Tensor:
-    """Edited clean latents (B, C, h, w) at `strength` (B,), any sign.
+    """Edited clean latents (B, C, h, w) at `strength` (B,), any sign. N evaluations a row, 2 N with guidance.
 
-    Both halves move: c(alpha) = c_src + alpha n_c, and x(sigma_max) + alpha (1 - sigma_max) n_x. The
-    inversion's residual is added back (ours), so strength 0 returns z0 itself and small strengths tend to it.
+    Both halves move: c(alpha) = c_src + alpha n_c, and the image by alpha (1 - sigma_max) n_x at the top level.
     """
     conditioning = joint.conditioning + direction.text.scaled(strength)
     shift = per_row(strength * (1 - joint.sigmas[0]), direction.image) * direction.image
-    sampled = sample(backbone, joint.noisy + shift, conditioning, joint.sigmas, joint.conditioning, guidance)
-    return sampled + joint.residual
+    if isinstance(joint.trajectory, Inversion):
+        return _from_inversion(backbone, joint, joint.trajectory, conditioning, shift, guidance)
+    return _coupled(backbone, joint, joint.trajectory, conditioning, shift, guidance)
+
+
+def _from_inversion(
+    backbone: Backbone,
+    joint: JointLatent,
+    inversion: Inversion,
+    conditioning: Conditioning,
+    shift: Tensor,
+    guidance: float,
+) -> Tensor:
+    """Sample down from the shifted point. The inversion's residual is added back (ours): strength 0 returns z0."""
+    start = inversion.noisy + shift
+    return sample(backbone, start, conditioning, joint.sigmas, joint.conditioning, guidance) + inversion.residual
+
+
+def _coupled(
+    backbone: Backbone,
+    joint: JointLatent,
+    coupling: Coupling,
+    conditioning: Conditioning,
+    shift: Tensor,
+    guidance: float,
+) -> Tensor:
+    """y += dsigma [v(x_i + y - z0, c(alpha)) - v_i]: y - z0 is the difference at the current noise level."""
+    y = joint.clean + shift
+    for i, (sigma, below) in enumerate(pairwise(joint.sigmas)):
+        level = sigma.to(y.dtype)
+        x = y - level * joint.clean + level * coupling.eps
+        velocity = guided_velocity(backbone, x, sigma, conditioning, joint.conditioning, guidance)
+        y = y + (below - sigma).to(y.dtype) * (velocity - coupling.velocities[:, i])
+    return y

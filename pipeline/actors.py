@@ -200,6 +200,8 @@ def _filled(edited: "EditedImage") -> Row:
         "height": height,
         "direction_id": edited.direction_id,
         "direction_method": edited.direction_method,
+        "direction_residual": edited.direction_residual,
+        "direction_iterations": edited.direction_iterations,
         "recon_psnr": edited.recon_psnr,
         "evaluations": edited.evaluations,
     }

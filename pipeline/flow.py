@@ -1,5 +1,6 @@
 """The whole Dataset graph, and a run around it: prepare, count, stream, count again."""
 
+import gc
 import logging
 import os
 import time
@@ -81,6 +82,9 @@ def run_edit(
     counts, problem = Counts(), None
     if before.left:
         connect(address)
+        # A stream that ended by an error keeps its actors, and their CPUs, until its frames are collected; this one
+        # would wait for them without a word.
+        gc.collect()
         plan = plan_placement(recipe, _cluster(), before.images, -(-before.asked // before.images))
         progress = Progress.start()
         try:

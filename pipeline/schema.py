@@ -40,7 +40,9 @@ EDITS = pa.schema(
         ("target", pa.string()),
         ("strength", pa.float64()),
         ("direction_id", pa.string()),
-        ("direction_method", pa.string()),
+        ("direction_method", pa.string()),  # of the image half: hsds, dds (also where HSDS did no better) or none
+        ("direction_residual", pa.float64()),  # unexplained on held-out noise, of no shift; null: not measured
+        ("direction_iterations", pa.int32()),  # of the HSDS solver
         ("seed", pa.int64()),
         ("model", pa.string()),
         ("model_revision", pa.string()),

@@ -123,6 +123,8 @@ class EditSink(Datasink[None]):
             "strength": asked.strength,
             "direction_id": result["direction_id"],
             "direction_method": result["direction_method"],
+            "direction_residual": result["direction_residual"],
+            "direction_iterations": result["direction_iterations"],
             "seed": sample["seed"],
             "model": self._facts.model,
             "model_revision": self._facts.model_revision,

@@ -20,6 +20,8 @@ RESULT = pa.struct(
         ("height", pa.int32()),
         ("direction_id", pa.string()),
         ("direction_method", pa.string()),
+        ("direction_residual", pa.float64()),
+        ("direction_iterations", pa.int32()),
         ("recon_psnr", pa.float64()),
         ("evaluations", pa.float64()),
         ("psnr", pa.float64()),

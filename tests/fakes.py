@@ -48,7 +48,7 @@ class FakeEditor:
                 if task.strength == 13:
                     raise RuntimeError("unlucky")
                 pixels = np.clip(image + 10 * task.strength + len(task.target_prompts), 0, 255).astype(np.uint8)
-                yield EditedImage(row, task.edit_id, pixels, "d", "fake", 40.0, 1.0, task.strength != 14)
+                yield EditedImage(row, task.edit_id, pixels, "d", "fake", None, 0, 40.0, 1.0, task.strength != 14)
 
 
 @dataclass(frozen=True)

@@ -6,25 +6,25 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
-from eim_ops.backbones.base import PromptTooLongError
+from eim_ops.backbones.base import Backbone, PromptTooLongError
 from eim_ops.joint import Conditioning
 
 _T5_TOKENS = 256
 
 
-class Sd3Backbone:
+class Sd3Backbone(Backbone):
     """`Backbone` on a loaded `StableDiffusion3Pipeline`.
 
     Without a third text encoder the pipeline appends `max_sequence_length` zero tokens, 256 by
     default, that carry nothing and cost attention; here one is appended.
     """
 
-    def __init__(self, pipeline: StableDiffusion3Pipeline, name: str, revision: str) -> None:
+    def __init__(
+        self, pipeline: StableDiffusion3Pipeline, name: str, revision: str, spectrum: Tensor | None = None
+    ) -> None:
+        size = int(pipeline.transformer.config.sample_size * pipeline.vae_scale_factor)
+        super().__init__(name, revision, size, spectrum)
         self.pipeline = pipeline
-        self.name = name
-        self.revision = revision
-        self.image_size = int(pipeline.transformer.config.sample_size * pipeline.vae_scale_factor)
-        self.evaluations = 0
         self._t5_tokens = _T5_TOKENS if pipeline.text_encoder_3 is not None else 1
 
     @property
@@ -79,9 +79,7 @@ class Sd3Backbone:
         raw = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
         return vae.decode(raw, return_dict=False)[0].float().clamp(-1, 1)
 
-    def velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        """v(x, sigma, c): (B, C, h, w). Differentiable; sigma is scalar or (B,)."""
-        self.evaluations += len(latents)
+    def _velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         timestep = (sigma.to(latents.device, torch.float32) * 1000).expand(len(latents))
         return self.pipeline.transformer(
             hidden_states=latents, timestep=timestep, encoder_hidden_states=conditioning.tokens,

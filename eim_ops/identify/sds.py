@@ -6,18 +6,11 @@ import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.joint import Conditioning, per_row
-
-_LOWEST_SIGMA = 0.2
-
-
-def noise(seeds: Sequence[int], draws: int, shape: Sequence[int]) -> Tensor:
-    """float32 (draws, B, *shape): row i depends on seeds[i] alone. Drawn on the CPU, the same on every device."""
-    rows = [torch.randn((draws, *shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.stack(rows, dim=1)
+from eim_ops.encode import noised
+from eim_ops.joint import Conditioning
+from eim_ops.noise import levels, noise
 
 
-@torch.no_grad()
 def dds_direction(
     backbone: Backbone, clean: Tensor, source: Conditioning, target: Conditioning,
     seeds: Sequence[int], draws: int, sigma_max: float,
@@ -29,11 +22,7 @@ def dds_direction(
     lie evenly in [0.2, sigma_max]. Costs 2 evaluations a draw and row. Source: DDS; the weight is ours.
     """
     total = torch.zeros_like(clean)
-    spread = (torch.arange(draws, dtype=torch.float32) + 0.5) / draws
-    lowest = min(_LOWEST_SIGMA, sigma_max)
-    sigmas = (lowest + (sigma_max - lowest) * spread).to(clean.device)
-    for sigma, eps in zip(sigmas, noise(seeds, draws, clean.shape[1:]), strict=True):
-        level = per_row(sigma[None], clean)
-        x = (1 - level) * clean + level * eps.to(clean)
-        total -= level * (backbone.velocity(x, sigma, target) - backbone.velocity(x, sigma, source))
+    for sigma, eps in zip(levels(draws, sigma_max).to(clean), noise(seeds, draws, clean.shape[1:]), strict=True):
+        x = noised(clean, eps.to(clean), sigma)
+        total -= sigma * (backbone.velocity(x, sigma, target) - backbone.velocity(x, sigma, source))
     return total / draws

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -23,9 +26,13 @@ def faces(count: int) -> list[np.ndarray]:
 
 
 def run(
-    backbone: Sd3Backbone, images: list[np.ndarray], tasks: list[tuple[EditTask, ...]], seeds: list[int]
+    backbone: Sd3Backbone,
+    images: list[np.ndarray],
+    tasks: list[tuple[EditTask, ...]],
+    seeds: list[int],
+    method: Method = METHOD,
 ) -> list[EditedImage]:
-    return list(edit_images(backbone, images, [SOURCE] * len(images), tasks, METHOD, seeds, batch=4))
+    return list(edit_images(backbone, images, [SOURCE] * len(images), tasks, method, seeds, batch=4))
 
 
 def test_every_task_of_every_image_comes_out_once(backbone: Sd3Backbone) -> None:
@@ -34,11 +41,12 @@ def test_every_task_of_every_image_comes_out_once(backbone: Sd3Backbone) -> None
     assert all(e.pixels.shape == (64, 64, 3) and e.pixels.dtype == np.uint8 and e.finite for e in edited)
 
 
-def test_pixels_do_not_depend_on_neighbours_order_or_number(backbone: Sd3Backbone) -> None:
-    images = faces(6)
-    together = run(backbone, images, [TASKS] * 6, list(range(6)))
-    alone = run(backbone, images[4:5], [TASKS], [4])
-    backwards = run(backbone, images[::-1], [TASKS[::-1]] * 6, list(range(6))[::-1])
+@pytest.mark.parametrize("changes", [{}, {"image_half": "hsds", "trajectory": "coupled", "guidance": 2.0}])
+def test_pixels_do_not_depend_on_neighbours_order_or_number(backbone: Sd3Backbone, changes: dict[str, Any]) -> None:
+    images, method = faces(6), replace(METHOD, **changes)
+    together = run(backbone, images, [TASKS] * 6, list(range(6)), method)
+    alone = run(backbone, images[4:5], [TASKS], [4], method)
+    backwards = run(backbone, images[::-1], [TASKS[::-1]] * 6, list(range(6))[::-1], method)
     for one in alone:
         (same,) = (e for e in together if e.row == 4 and e.edit_id == one.edit_id)
         (turned,) = (e for e in backwards if e.row == 1 and e.edit_id == one.edit_id)
@@ -47,15 +55,30 @@ def test_pixels_do_not_depend_on_neighbours_order_or_number(backbone: Sd3Backbon
         assert one.direction_id == same.direction_id == turned.direction_id
 
 
-def test_evaluations_of_all_rows_add_up_to_what_the_model_ran(backbone: Sd3Backbone) -> None:
+@pytest.mark.parametrize("changes", [{}, {"image_half": "hsds"}, {"trajectory": "coupled", "guidance": 2.0}])
+def test_evaluations_of_all_rows_add_up_to_what_the_model_ran(backbone: Sd3Backbone, changes: dict[str, Any]) -> None:
     before = backbone.evaluations
-    edited = run(backbone, faces(4), [TASKS[:2]] * 4, list(range(4)))  # full batches: nothing is padding
+    method = replace(METHOD, **changes)
+    edited = run(backbone, faces(4), [TASKS[:2]] * 4, list(range(4)), method)  # full batches: nothing is padding
     assert sum(e.evaluations for e in edited) == pytest.approx(backbone.evaluations - before)
 
 
 def test_composition_differs_from_each_of_its_parts(backbone: Sd3Backbone) -> None:
     smile, _, both = run(backbone, faces(1), [TASKS], [0])
     assert not np.array_equal(smile.pixels, both.pixels)
+
+
+def test_a_row_tells_how_its_direction_was_found(backbone: Sd3Backbone) -> None:
+    (dds, *_), (hsds, *_), (text, *_) = (
+        run(backbone, faces(1), [TASKS], [0], replace(METHOD, image_half=half)) for half in ("dds", "hsds", "none")
+    )
+    assert (dds.direction_method, dds.direction_residual, dds.direction_iterations) == ("dds", None, 0)
+    assert hsds.direction_method in ("hsds", "dds") and hsds.direction_iterations == METHOD.iterations
+    assert hsds.direction_residual is not None and hsds.direction_residual > 0
+    assert (text.direction_method, text.direction_residual) == ("none", None)
+    assert dds.recon_psnr is not None and dds.recon_psnr > 10
+    (coupled, *_) = run(backbone, faces(1), [TASKS], [0], replace(METHOD, trajectory="coupled"))
+    assert coupled.recon_psnr is None
 
 
 def test_a_prompt_too_long_is_an_error_not_a_cut(backbone: Sd3Backbone) -> None:

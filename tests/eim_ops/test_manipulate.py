@@ -3,58 +3,68 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eim_ops.backbones.gaussian import GaussianBackbone, conditioned, mean_conditioning
 from eim_ops.backbones.sd3 import Sd3Backbone
-from eim_ops.encode import encode, invert
+from eim_ops.encode import coupling, encode, inversion
 from eim_ops.identify.sds import dds_direction
 from eim_ops.identify.text import text_direction
 from eim_ops.joint import Direction, JointLatent
-from eim_ops.manipulate import manipulate, sample
-from eim_ops.method import Method
-from tests.eim_ops.gaussian_world import GaussianBackbone, mean_conditioning
+from eim_ops.manipulate import manipulate
+from eim_ops.method import Method, TrajectoryKind
+
+SHAPE = (2, 2, 4, 4)
+TRAJECTORIES: tuple[TrajectoryKind, ...] = ("fixed_point", "midpoint", "euler", "coupled")
 
 
-def gaussian_pair(
-    seed: int, sigma_max: float, fixed_point: bool = True
-) -> tuple[GaussianBackbone, JointLatent, torch.Tensor]:
-    """A joint latent of two images in the Gaussian world, and the true mean shift of the edit."""
-    world = GaussianBackbone()
-    mean, shift, eps = torch.randn((3, 2, 2, 4, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    clean = mean + world.spread * eps
-    conditioning = mean_conditioning(mean)
+def gaussian_joint(
+    seed: int, sigma_max: float, kind: TrajectoryKind
+) -> tuple[GaussianBackbone, JointLatent, Direction]:
+    """Two images in the Gaussian world, and an edit by the true shift of the mean in both halves."""
+    world = GaussianBackbone(conditioned(SHAPE[1:], 20, 0))
+    mean, shift = torch.randn((2, *SHAPE), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    clean, source = world.draw(mean, seed), mean_conditioning(mean)
     sigmas = world.grid(12) * sigma_max
-    noisy = invert(world, clean, conditioning, sigmas, fixed_point)
-    residual = clean - sample(world, noisy, conditioning, sigmas)
-    return world, JointLatent(clean, noisy, residual, sigmas, conditioning), shift
+    if kind == "coupled":
+        joint = JointLatent(clean, source, coupling(world, clean, source, sigmas, [seed, seed + 1]), sigmas)
+    else:
+        joint = JointLatent(clean, source, inversion(world, clean, source, sigmas, kind), sigmas)
+    return world, joint, Direction(shift, text_direction(source, mean_conditioning(mean + shift)))
 
 
+@pytest.mark.parametrize("kind", TRAJECTORIES)
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), sigma_max=st.floats(0.2, 1.0), strength=st.floats(-1.5, 2.0))
 def test_joint_edit_by_the_true_shift_moves_the_image_by_exactly_that(
-    seed: int, sigma_max: float, strength: float
+    kind: TrajectoryKind, seed: int, sigma_max: float, strength: float
 ) -> None:
-    world, joint, shift = gaussian_pair(seed, sigma_max)
-    target = mean_conditioning(joint.conditioning.tokens.view_as(shift) + shift)
-    direction = Direction(shift, text_direction(joint.conditioning, target))
+    world, joint, direction = gaussian_joint(seed, sigma_max, kind)
     edited = manipulate(world, joint, direction, torch.full((2,), strength, dtype=torch.float64))
-    assert torch.allclose(edited, joint.clean + strength * shift, atol=1e-6)
+    assert torch.allclose(edited, joint.clean + strength * direction.image, atol=1e-5)
 
 
-def test_fixed_point_inversion_drifts_less_than_euler() -> None:
-    drift = {kind: gaussian_pair(0, 1.0, kind)[1].residual.norm() for kind in (True, False)}
-    assert drift[True] < 0.5 * drift[False]
+def test_the_text_half_alone_falls_short_of_the_shift_unless_all_noise_is_put_on() -> None:
+    for sigma_max, whole in ((0.5, False), (1.0, True)):
+        world, joint, direction = gaussian_joint(0, sigma_max, "coupled")
+        text_only = Direction(torch.zeros_like(direction.image), direction.text)
+        moved = manipulate(world, joint, text_only, torch.ones(2, dtype=torch.float64)) - joint.clean
+        assert torch.allclose(moved, direction.image, atol=1e-5) is whole
 
 
-def tiny_joint(backbone: Sd3Backbone) -> tuple[JointLatent, Direction]:
+def tiny_joint(backbone: Sd3Backbone, kind: TrajectoryKind) -> tuple[JointLatent, Direction]:
     images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    joint = encode(backbone, images, ["a portrait with deep frown"] * 2, Method(steps=4))
+    method = Method(steps=4, trajectory=kind)
+    joint = encode(backbone, images, ["a portrait with deep frown"] * 2, [1, 2], method)
     target = backbone.encode_text(["a portrait with broad smile"] * 2)
     image = dds_direction(backbone, joint.clean, joint.conditioning, target, [1, 2], 2, 0.9)
     return joint, Direction(image, text_direction(joint.conditioning, target))
 
 
+@pytest.mark.parametrize("kind", TRAJECTORIES)
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_strength_0_returns_the_source_and_small_strengths_tend_to_it(backbone: Sd3Backbone, guidance: float) -> None:
-    joint, direction = tiny_joint(backbone)
+def test_strength_0_returns_the_source_and_small_strengths_tend_to_it_linearly(
+    backbone: Sd3Backbone, guidance: float, kind: TrajectoryKind
+) -> None:
+    joint, direction = tiny_joint(backbone, kind)
 
     def change(strength: float) -> torch.Tensor:
         return manipulate(backbone, joint, direction, torch.full((2,), strength), guidance) - joint.clean
@@ -64,6 +74,18 @@ def test_strength_0_returns_the_source_and_small_strengths_tend_to_it(backbone: 
     assert change(0.0).norm() < 1e-4 * whole
     assert change(0.01).norm() < 0.03 * whole
     assert (change(0.02) - 2 * change(0.01)).norm() < 0.1 * change(0.02).norm()
+
+
+@pytest.mark.parametrize(
+    ("kind", "guidance", "cost"), [("fixed_point", 1.0, 4), ("coupled", 1.0, 4), ("coupled", 3.0, 8)]
+)
+def test_a_decode_costs_its_steps_and_guidance_twice_that(
+    backbone: Sd3Backbone, kind: TrajectoryKind, guidance: float, cost: int
+) -> None:
+    joint, direction = tiny_joint(backbone, kind)
+    before = backbone.evaluations
+    manipulate(backbone, joint, direction, torch.ones(2), guidance)
+    assert backbone.evaluations - before == 2 * cost
 
 
 def test_equal_prompts_give_a_zero_direction(backbone: Sd3Backbone) -> None:

@@ -1,0 +1,23 @@
+"""Noise that depends on an image's seed alone: not on its neighbours, the batch, or the device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_LOWEST_SIGMA = 0.2
+"""Below it a velocity tells of pixels, not of attributes."""
+
+
+def noise(seeds: Sequence[int], draws: int, shape: Sequence[int]) -> Tensor:
+    """float32 (draws, B, *shape): row i depends on seeds[i] alone, draw m not on how many follow. Drawn on the CPU."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack(
+        [torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]) for _ in range(draws)]
+    )
+
+
+def levels(draws: int, sigma_max: float) -> Tensor:
+    """float32 (draws,): noise levels evenly over [0.2, sigma_max], each in the middle of its share. Ours."""
+    lowest = min(_LOWEST_SIGMA, sigma_max)
+    return lowest + (sigma_max - lowest) * (torch.arange(draws, dtype=torch.float32) + 0.5) / draws
