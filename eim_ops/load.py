@@ -11,6 +11,7 @@ from eim_ops.backbones.base import Backbone
 from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.captioning.base import Captioner
 from eim_ops.captioning.vlm import load_vlm
+from eim_ops.identify.spectrum import load_spectrum
 from eim_ops.mini.shipped import SHIPPED, shipped_path
 
 
@@ -50,8 +51,9 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def load_backbone(name: str, revision: str | None, device: str, dtype: str) -> Backbone:
-    """Load a backbone for inference; dtype is a torch name such as `float32` or `bfloat16`."""
+def load_backbone(name: str, revision: str | None = None, device: str = "auto", dtype: str = "float32") -> Backbone:
+    """Load a backbone for inference; dtype is a torch name such as `float32` or `bfloat16`. A folder may bring the
+    spectrum of its latents."""
     folder = model_folder(name)
     pinned = model_revision(name, revision)
     without_t5 = folder is not None and not (folder / "text_encoder_3").is_dir()
@@ -63,9 +65,9 @@ def load_backbone(name: str, revision: str | None, device: str, dtype: str) -> B
     pipeline.set_progress_bar_config(disable=True)
     for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
         part.eval().requires_grad_(False)
-    return Sd3Backbone(pipeline, name, pinned)
+    return Sd3Backbone(pipeline, name, pinned, load_spectrum(folder) if folder is not None else None)
 
 
-def load_captioner(name: str, revision: str | None, device: str) -> Captioner:
+def load_captioner(name: str, revision: str | None = None, device: str = "auto") -> Captioner:
     """Load a captioner for inference."""
     return load_vlm(model_folder(name) or name, name, revision or model_revision(name), pick_device(device))

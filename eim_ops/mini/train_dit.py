@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 
 from eim_ops.faces.grammar import caption
 from eim_ops.faces.tokenizer import build_tokenizer
+from eim_ops.identify.spectrum import measure_spectrum, save_spectrum
 from eim_ops.mini.face_set import FaceSet, face_set
 from eim_ops.mini.loop import Schedule, train
 from eim_ops.mini.shipped import WEIGHTS, shipped_path
@@ -60,9 +61,13 @@ class MiniDit(nn.Module):
         return tokens, torch.cat([first.text_embeds, second.text_embeds], dim=-1)
 
 
+def _latents(work: Path) -> Path:
+    return work / f"latents-{_FACES}.npy"
+
+
 def encode_faces(vae: AutoencoderKL, data: FaceSet, work: Path) -> np.ndarray:
     """Latents of all faces, scaled as the transformer sees them: float32 (N, 8, 16, 16), kept in `work`."""
-    path = work / f"latents-{len(data.faces)}.npy"
+    path = _latents(work)
     if not path.exists():
         partial = path.with_suffix(".partial.npy")
         latents = np.lib.format.open_memmap(partial, "w+", np.float32, (len(data.faces), 8, 16, 16))
@@ -137,6 +142,7 @@ def export(work: Path, target: Path) -> None:
     model.load_state_dict(state["ema"])
     pipeline = assemble(model.eval(), AutoencoderKL.from_pretrained(work / "vae"), tokenizer)
     pipeline.to(dtype=torch.float16, silence_dtype_warnings=True).save_pretrained(target)
+    save_spectrum(measure_spectrum(torch.from_numpy(np.array(np.load(_latents(work), mmap_mode="r")[:4096]))), target)
     earlier = json.loads((work / HISTORY).read_text()) if (work / HISTORY).exists() else []
     runs = [*earlier, {"steps": state["step"], "batch": SCHEDULE.batch, "minutes": round(state["seconds"] / 60)}]
     (target / HISTORY).write_text(json.dumps(runs) + "\n")

@@ -1,0 +1,72 @@
+"""The method on one image, in a notebook or a script: load, edit, look."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from eim_ops.backbones.base import Backbone
+from eim_ops.captioning.base import Captioner
+from eim_ops.captioning.minimal_pair import check_minimal_pair
+from eim_ops.edit import EditTask, edit_images
+from eim_ops.load import load_backbone, load_captioner
+from eim_ops.method import Method
+
+
+@dataclass(frozen=True)
+class Models:
+    """What an edit needs. Without a captioner, prompts must be given."""
+
+    backbone: Backbone
+    captioner: Captioner | None
+
+
+def load_models(model: str = "mini-dit", captioner: str | None = "mini-vlm", device: str = "auto") -> Models:
+    """Load a backbone and a captioner by name: a shipped one, or a local folder."""
+    return Models(load_backbone(model, device=device), load_captioner(captioner, device=device) if captioner else None)
+
+
+def edit_image(
+    models: Models,
+    image: Image.Image,
+    request: str,
+    strengths: Sequence[float] = (-1, 0, 0.5, 1, 1.5),
+    *,
+    source_prompt: str | None = None,
+    target_prompt: str | None = None,
+    method: Method | None = None,
+    seed: int = 0,
+) -> list[Image.Image]:
+    """One image edited at each strength. 0 is the source as the autoencoder gives it back, 1 the requested change.
+
+    The captioner writes the prompts that are not given. The image is centre-cropped and resized to the model's size.
+    Raises ValueError where a prompt is missing and nobody can write it, or where the two differ in more than one edit.
+    """
+    size = models.backbone.image_size
+    square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    if models.captioner is None and (source_prompt is None or target_prompt is None):
+        raise ValueError("without a captioner both source_prompt and target_prompt must be given")
+    if source_prompt is None:
+        (source_prompt,) = models.captioner.describe([square])  # type: ignore[union-attr]
+    if target_prompt is None:
+        (target_prompt,) = models.captioner.rewrite([source_prompt], [request])  # type: ignore[union-attr]
+    check_minimal_pair(source_prompt, target_prompt)
+    tasks = [EditTask(str(place), (target_prompt,), strength) for place, strength in enumerate(strengths)]
+    pixels = [np.asarray(square)]
+    edited = edit_images(
+        models.backbone, pixels, [source_prompt], [tasks], method or Method(), [seed], batch=max(2, len(tasks))
+    )
+    by_place = {int(one.edit_id): Image.fromarray(one.pixels) for one in edited}
+    return [by_place[place] for place in range(len(tasks))]
+
+
+def strip(images: Sequence[Image.Image]) -> Image.Image:
+    """Images of one size side by side. Raises ValueError for none, or for other sizes than the first's."""
+    if not images or any(image.size != images[0].size for image in images):
+        raise ValueError(f"a strip needs images of one size, got {[image.size for image in images]}")
+    width, height = images[0].size
+    row = Image.new("RGB", (width * len(images), height))
+    for place, image in enumerate(images):
+        row.paste(image, (place * width, 0))
+    return row

@@ -1,0 +1,42 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import eim_ops
+from eim_ops import Method, Models, edit_image, strip
+from eim_ops.backbones.sd3 import Sd3Backbone
+from eim_ops.faces.face import sample_face
+from eim_ops.faces.render import render
+
+SOURCE, TARGET = "a portrait with deep frown, red hair", "a portrait with broad smile, red hair"
+FACE = Image.fromarray(render(sample_face(np.random.default_rng(0))))
+
+
+def test_one_image_comes_back_at_every_strength_in_order(backbone: Sd3Backbone) -> None:
+    models, method = Models(backbone, None), Method(steps=2, draws=1)
+    images = edit_image(models, FACE, "", [1, 0, -1], source_prompt=SOURCE, target_prompt=TARGET, method=method)
+    again = edit_image(models, FACE, "", [0, 1], source_prompt=SOURCE, target_prompt=TARGET, method=method)
+    assert [image.size for image in images] == [(64, 64)] * 3
+    near = [np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() for a, b in zip(images, again[::-1], strict=False)]
+    assert max(near) <= 1, "up to the rounding of another batch size"
+    assert strip(images).size == (192, 64)
+
+
+def test_without_a_captioner_prompts_must_be_given(backbone: Sd3Backbone) -> None:
+    with pytest.raises(ValueError, match="both source_prompt and target_prompt"):
+        edit_image(Models(backbone, None), FACE, "change to broad smile", source_prompt=SOURCE)
+
+
+def test_a_strip_of_other_sizes_is_refused() -> None:
+    with pytest.raises(ValueError, match="one size"):
+        strip([FACE, FACE.resize((32, 32))])
+
+
+def test_importing_the_package_alone_does_not_import_torch() -> None:
+    code = "import sys, eim_ops, eim_ops.method; eim_ops.Method; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'edit_imagee'"):
+        eim_ops.edit_imagee  # noqa: B018
