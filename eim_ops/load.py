@@ -4,6 +4,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import StableDiffusion3Pipeline
 
@@ -54,12 +55,13 @@ def pick_device(device: str) -> torch.device:
 def load_backbone(name: str, revision: str | None = None, device: str = "auto", dtype: str = "float32") -> Backbone:
     """Load a backbone for inference; dtype is a torch name such as `float32` or `bfloat16`. A folder may bring the
     spectrum of its latents."""
+    diffusers.utils.logging.disable_progress_bar()
     folder = model_folder(name)
     pinned = model_revision(name, revision)
     without_t5 = folder is not None and not (folder / "text_encoder_3").is_dir()
     absent = {"text_encoder_3": None, "tokenizer_3": None} if without_t5 else {}
     pipeline = StableDiffusion3Pipeline.from_pretrained(
-        folder or name, revision=revision, torch_dtype=getattr(torch, dtype), use_safetensors=True, **absent
+        folder or name, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, **absent
     )
     pipeline.to(pick_device(device))
     pipeline.set_progress_bar_config(disable=True)

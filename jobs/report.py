@@ -4,6 +4,8 @@ import json
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 
 def report(
@@ -17,8 +19,16 @@ def report(
     if as_json:
         print(json.dumps(figures))
         return
-    for name, figure in figures.items():
-        typer.echo(f"{name}: {figure}")
+    table = Table("strength", "edits", "PSNR to source", "change seen", "others kept")
+    for strength, of in figures["strengths"].items():
+        judged = [f"{of[name]:.1%}" if name in of else "-" for name in ("success", "kept")]
+        table.add_row(strength, str(of["edits"]), f"{of['psnr']:.1f} dB", *judged)
+    console = Console(highlight=False)
+    console.print(
+        f"{figures['images']} images, {figures['edits']} edits shown; failures in the run: {figures['failures']}"
+    )
+    console.print(table)
+    console.print(f"look at {output.rstrip('/')}/contact.html", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -46,5 +46,11 @@ def _score(old: Reading, new: Reading, asked: dict[str, int]) -> FaceScore:
     return FaceScore(
         reached=all(reached(new, name, index) for name, index in asked.items()),
         kept=sum(kept(old, new, name) for name in others) / max(1, len(others)),
-        reading=", ".join(BY_NAME[name].clause(new[name]) for name in asked),
+        reading=", ".join(_words(new, name) for name in asked),
     )
+
+
+def _words(reading: Reading, name: str) -> str:
+    """The clause that states what was read: of a number its grade's, of a class index its own."""
+    attribute, value = BY_NAME[name], reading[name]
+    return attribute.clause(value) if attribute.kind == "continuous" else attribute.clauses[int(value)]

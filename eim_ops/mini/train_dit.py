@@ -120,7 +120,7 @@ def load_mini_dit(folder: Path, tokenizer: PreTrainedTokenizerFast) -> MiniDit:
     model = MiniDit(len(tokenizer), tokenizer.eos_token_id)
     for name, part in model.named_children():
         kind: Any = type(part)
-        loaded = kind.from_pretrained(folder / name, torch_dtype=torch.float32, use_safetensors=True)
+        loaded = kind.from_pretrained(folder / name, dtype=torch.float32, use_safetensors=True)
         part.load_state_dict(loaded.state_dict())
     return model
 
@@ -179,6 +179,6 @@ def main(work: Path, steps: int | None = None, from_shipped: bool = False, threa
         shutil.copytree(start / "vae", work / "vae")
         shutil.copy(start / HISTORY, work)
     data = face_set(0, _FACES, work)
-    vae = AutoencoderKL.from_pretrained(work / "vae", torch_dtype=torch.float32).eval()
+    vae = AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32).eval()
     train_dit(data, encode_faces(vae, data, work), build_tokenizer(PROMPT_TOKENS), work, schedule, start)
     export(work, WEIGHTS / "mini-dit")
