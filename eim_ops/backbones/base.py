@@ -25,8 +25,8 @@ class Backbone(ABC):
     """
 
     jvp_step: float | None = None
-    """None: forward mode. Else central differences over this fraction of the latents' norm: 1e-2 in float32, 0.2 in
-    bfloat16 (with 4 % error in J; forward mode has 0.7 %)."""
+    """None: forward mode. Else central differences over this fraction of the latents' norm. Which is better depends on
+    the dtype: `eim_ops/metrics/jvp_accuracy.py` measures it."""
 
     def __init__(self, name: str, revision: str, image_size: int, spectrum: Tensor | None = None) -> None:
         """image_size: side of its square images in pixels. spectrum: see `identify/spectrum.py`; None: not measured."""
@@ -64,10 +64,9 @@ class Backbone(ABC):
             return self._velocity(latents, sigma, conditioning)
 
     def jvp(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, tangent: Tensor) -> Tensor:
-        """(dv/dx) t, all (B, C, h, w): by forward-mode differentiation, exact up to rounding.
+        """(dv/dx) t, all (B, C, h, w): by central differences over `jvp_step`, or by forward-mode differentiation.
 
-        Fused attention has no forward mode, so attention runs in plain matrix products here. A family without forward
-        mode sets `jvp_step`: then by central differences, at the same cost.
+        Fused attention has no forward mode, so attention runs in plain matrix products there.
         """
         self.evaluations += JVP_COST * len(latents)
         if self.jvp_step is not None:

@@ -1,6 +1,7 @@
 """Measure the shipped models on held-out faces: what they are worth, in figures."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from eim_ops.faces.face import Face
 from eim_ops.faces.grammar import caption
 from eim_ops.faces.judge import Judge, load_judge
 from eim_ops.load import load_backbone, load_captioner
+from eim_ops.metrics.jvp_accuracy import measure_jvp
 from eim_ops.mini.face_set import HELD_OUT_SEED, face_set
 from eim_ops.mini.train_judge import measure_judge
 from eim_ops.mini.train_vlm import measure_vlm
@@ -63,7 +65,8 @@ def _generator(pipeline: Any) -> Generate:
 
 def check() -> Mapping[str, Any]:
     """All figures: `judge` (accuracy or R2 by attribute), `vae_psnr` (dB), `vlm_accuracy` (stated attributes right),
-    `vlm_rewrite` (target prompts exact), `dit_accuracy` by attribute with its mean and min."""
+    `vlm_rewrite` (target prompts exact), `dit_accuracy` by attribute with its mean and min, and `jvp`, error and cost of
+    the ways to a derivative."""
     judge = load_judge()
     held_out = face_set(HELD_OUT_SEED, _JUDGE_FACES)
     backbone = load_backbone("mini-dit", None, "auto", "float32")
@@ -78,4 +81,5 @@ def check() -> Mapping[str, Any]:
         "dit_accuracy": dit,
         "dit_accuracy_mean": float(np.mean(list(dit.values()))),
         "dit_accuracy_min": min(dit.values()),
+        "jvp": measure_jvp(partial(load_backbone, "mini-dit", None, "cpu"), [caption(f) for f in held_out.faces[:4]]),
     }
