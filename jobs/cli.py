@@ -2,12 +2,13 @@
 
 import typer
 
-from jobs import edit, faces, mini, report, spectrum
+from jobs import edit, evaluate, faces, mini, report, spectrum
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 app.command("edit")(edit.edit)
 app.command("report")(report.report)
 app.command("spectrum")(spectrum.spectrum)
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(faces.app, name="faces")
 app.add_typer(mini.app, name="mini")
 

@@ -113,6 +113,16 @@ def test_every_iteration_lowers_the_solvers_objective(seed: int, condition: floa
     assert (found.objective[:, -1] < found.objective[:, 0]).all()
 
 
+@given(seed=st.integers(0, 10**6))
+def test_the_two_halves_of_the_normal_equations_belong_together(seed: int) -> None:
+    """<d, J^T J d> = ||J d||^2 for every draw."""
+    world = GaussianBackbone(conditioned((1, 8, 8), 30, seed))
+    x, d = randn(2, 1, 8, 8, seed=seed), randn(2, 1, 8, 8, seed=seed + 1)
+    draw = hsds._Draw(world, x, torch.tensor(0.6, dtype=torch.float64), mean_conditioning(x * 0))
+    moved = draw.forward(d)
+    assert torch.allclose((d * draw.transposed(moved)).sum((1, 2, 3)), moved.square().sum((1, 2, 3)))
+
+
 def test_strong_damping_gives_the_gradients_direction() -> None:
     """As lam grows, n tends to -(1 / lam) sum w J^T dv."""
     world, shift = GaussianBackbone(conditioned((1, 8, 8), 30, 0)), randn(1, 8, 8)

@@ -77,9 +77,10 @@ def test_the_average_is_the_mean_over_rows_as_one_row(rows: int, seed: int) -> N
         ("a portrait with young age, slight smile", "a portrait with young age, broad smile", r"7 and 7 .*\[5\]"),
         ("a portrait with deep frown", "a portrait with broad smile", r"5 and 5 .*\[3, 4\]"),
         ("a portrait with young age", "a portrait with young age, broad smile", r"5 and 7 .*\[\]"),
+        (f"{SOURCES[0]}, no hat", f"{TARGETS[0]}, no hat", r"9 and 9 .*\[5, 6\]"),
         (TARGETS[0], TARGETS[0], r"7 and 7 .*\[\]"),
     ],
-    ids=["elsewhere", "fewer words of the edit", "shorter prompts", "inserted", "no edit"],
+    ids=["elsewhere", "fewer words of the edit", "shorter prompts", "inserted", "longer prompts", "no edit"],
 )
 def test_misaligned_prompts_are_refused_and_the_first_is_named(source: str, target: str, found: str) -> None:
     direction = random_direction(4)
@@ -123,10 +124,12 @@ def test_loaded_and_saved_again_it_is_the_same(backbone: Sd3Backbone, tmp_path: 
     assert save_direction(load_direction(tmp_path / content_id, backbone), tmp_path) == content_id
 
 
-def test_the_same_content_has_one_id_and_is_written_once(tmp_path: Path) -> None:
+def test_the_same_content_has_one_id_and_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content_id = save_direction(shared(), tmp_path)
     before, folder = files(tmp_path), (tmp_path / content_id).stat()
     assert set(before) == {f"{content_id}/direction.safetensors", f"{content_id}/direction.json"}
+    for write in ("mkdir", "write_bytes", "write_text", "rename"):
+        monkeypatch.delattr(Path, write)
     assert save_direction(shared(), tmp_path) == content_id
     assert files(tmp_path) == before and (tmp_path / content_id).stat().st_ino == folder.st_ino
 
@@ -144,6 +147,13 @@ def test_the_same_content_has_one_id_and_is_written_once(tmp_path: Path) -> None
 def test_any_other_content_has_another_id(tmp_path: Path, change: dict[str, object]) -> None:
     assert save_direction(replace(shared(), **change), tmp_path) != save_direction(shared(), tmp_path)  # type: ignore[arg-type]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_same_bytes_in_another_dtype_have_another_id(tmp_path: Path) -> None:
+    narrow = shared(dtype=torch.bfloat16)
+    text = narrow.direction.text
+    reread = Direction(narrow.direction.image.view(torch.float16), text)
+    assert save_direction(narrow, tmp_path) != save_direction(replace(narrow, direction=reread), tmp_path)
 
 
 def test_many_writers_at_once_leave_one_whole_direction(backbone: Sd3Backbone, tmp_path: Path) -> None:

@@ -40,6 +40,11 @@ def halves(direction: Direction) -> tuple[torch.Tensor, torch.Tensor]:
     return direction.image.flatten(1).double(), text.double()
 
 
+def as_double(direction: Direction) -> Direction:
+    text = direction.text
+    return Direction(direction.image.double(), Conditioning(text.tokens.double(), text.pooled.double()))
+
+
 def cosines(one: Direction, other: Direction) -> torch.Tensor:
     """(2, B): of each half."""
     return torch.stack(
@@ -166,12 +171,13 @@ def test_the_halves_are_apart_and_tokens_and_pooled_are_one_vector() -> None:
     assert torch.allclose(left.text.pooled, (direction.text - other.text.scaled(factor)).pooled)
 
 
-def test_low_precision_loses_no_more_than_its_own_rounding() -> None:
-    direction, other = random_direction(0, torch.bfloat16), random_direction(1, torch.bfloat16)
-    left = spare(direction, [other])
-    assert left.image.dtype == torch.bfloat16
-    assert cosines(left, other).abs().max() < torch.finfo(torch.bfloat16).eps
-    assert cosines(direction, other).abs().max() > 10 * torch.finfo(torch.bfloat16).eps
+def test_low_precision_loses_no_more_than_one_rounding_at_the_end() -> None:
+    direction, others = random_direction(0, torch.bfloat16), random_others(4, 0, torch.bfloat16)
+    left = spare(direction, others)
+    in_double = spare(as_double(direction), [as_double(other) for other in others])
+    assert left.image.dtype == left.text.tokens.dtype == left.text.pooled.dtype == torch.bfloat16
+    assert close(left, in_double, torch.finfo(torch.bfloat16).eps / 2)
+    assert not close(as_double(direction), in_double, 0.1)
 
 
 def test_an_unknown_other_shows_as_nan_in_its_own_row_alone() -> None:
