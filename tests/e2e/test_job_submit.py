@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from tests.eim_ops.conftest import tiny_sd3
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+_TOKEN = secrets.token_hex(32)
 
 
 def _free_port() -> int:
@@ -33,7 +35,8 @@ def _free_port() -> int:
 
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
+    return {**kept, **token, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def job_server() -> Iterator[str]:
                 urllib.request.urlopen(f"{address}/api/version", timeout=2)
                 break
             except urllib.error.HTTPError as answer:
-                assert answer.code == 401, answer  # up, with Ray's token that the command line knows
+                assert answer.code == 401, answer  # up, and asks for the token
                 break
             except OSError:
                 assert head.poll() is None, (Path(folder) / "head.log").read_text()
