@@ -10,12 +10,13 @@ from rich.table import Table
 
 def report(
     output: Annotated[str, typer.Argument(help="the output of an edit job: a folder or s3:// prefix")],
+    images: Annotated[int, typer.Option(min=1, help="how many sources to show")] = 24,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as one JSON object")] = False,
 ) -> None:
     """Write contact.html and contact.png into an output, and print its figures."""
     from pipeline.report import write_report
 
-    figures = write_report(output)
+    figures = write_report(output, images)
     if as_json:
         print(json.dumps(figures))
         return
