@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eim_ops.faces.attributes import ATTRIBUTES, BY_NAME
+from eim_ops.faces.attributes import ATTRIBUTES
 from eim_ops.faces.face import Face
 from eim_ops.faces.grammar import caption, target_prompt
 from eim_ops.faces.render import render
@@ -60,11 +60,3 @@ def sources(cases: Sequence[Case]) -> np.ndarray:
 def truths(cases: Sequence[Case]) -> np.ndarray:
     """The faces that perfect edits show, uint8 (N, 64, 64, 3)."""
     return np.stack([render(case.truth) for case in cases])
-
-
-def wanted_change(case: Case) -> float:
-    """+1 where a number must grow, -1 where it must fall, 0 for a class."""
-    spec = BY_NAME[case.attribute]
-    if spec.kind == "categorical":
-        return 0.0
-    return float(np.sign(spec.grade_center(case.index) - getattr(case.face, case.attribute)))

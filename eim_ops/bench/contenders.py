@@ -59,7 +59,7 @@ OURS: tuple[Contender, ...] = (
     _ours("eim"),
     *(_ours(f"eim_guidance_{w:g}", guidance=w) for w in (1.0, 1.5, 2.0, 3.0)),
     *(_ours(f"eim_coupled_{w:g}", trajectory="coupled", guidance=w) for w in (1.0, 2.0, 4.0)),
-    *(_ours(f"eim_{half}", image_half=half, image_scale=1.0, guidance=1.0) for half in ("none", "dds", "hsds")),
+    *(_ours(f"eim_{half}", image_half=half, guidance=1.0) for half in ("none", "dds", "hsds")),
     *(_ours(f"image_only_{half}", image_half=half, text_scale=0.0, guidance=1.0) for half in ("dds", "hsds")),
 )
 """`eim` is the default of recipes."""
