@@ -45,9 +45,9 @@ class GaussianCase:
         self.eps = noise(SEEDS, 1, SHAPE[1:])[0].double()
         self.variance = self.world.power[0]
 
-    def edit(self, peer: Callable[..., Tensor], settings: Any, target: str = "target") -> Tensor:
-        """The peer's result, between two prompts of the case."""
-        source, wanted, empty = (mean_conditioning(self.means[name]) for name in ("source", target, "empty"))
+    def edit(self, peer: Callable[..., Tensor], settings: Any) -> Tensor:
+        """The peer's result, from the source prompt to the target prompt."""
+        source, wanted, empty = (mean_conditioning(self.means[name]) for name in ("source", "target", "empty"))
         return peer(self.world, self.clean, source, wanted, empty, SEEDS, settings)
 
     def guided_mean(self, name: str, guidance: float) -> Tensor:

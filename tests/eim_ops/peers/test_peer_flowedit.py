@@ -19,15 +19,15 @@ def test_one_step_moves_by_sigma_squared_over_v_of_the_shift() -> None:
     assert torch.allclose(edited, case.clean + moved, atol=1e-6)
 
 
-@pytest.mark.parametrize(("last", "sigma"), [(600, 0.6), (1000, 1.0)])
-def test_many_steps_follow_the_ode(last: int, sigma: float) -> None:
+@pytest.mark.parametrize(("steps", "last", "sigma", "error"), [(250, 150, 0.6, 0.03), (10, 10, 1.0, 1e-9)])
+def test_many_steps_follow_the_ode(steps: int, last: int, sigma: float, error: float) -> None:
     """d' = (sigma - a S) / V (d - a delta) - delta makes (d - a delta) / sqrt(V) constant, and d = 0 at the top:
-    d = (1 - a sqrt(S / V)) delta at sigma 0, the whole shift when started from pure noise."""
+    d = (1 - a sqrt(S / V)) delta at sigma 0. From pure noise it is the whole shift, in any number of steps."""
     case = GaussianCase()
-    edited = case.edit(flowedit, FlowEditSettings(steps=1000, last=last, source_guidance=1.5, target_guidance=3.0))
+    edited = case.edit(flowedit, FlowEditSettings(steps, last, source_guidance=1.5, target_guidance=3.0))
     delta = case.guided_mean("target", 3.0) - case.guided_mean("source", 1.5)
     gain = 1 - (1 - sigma) * (case.variance / case.noised_variance(sigma)).sqrt()
-    assert torch.allclose(edited, case.clean + filtered(delta, gain), atol=0.02)
+    assert torch.allclose(edited, case.clean + filtered(delta, gain), atol=error)
 
 
 def test_each_step_has_fresh_noise_the_same_for_both_prompts() -> None:
@@ -53,9 +53,9 @@ def test_equal_prompts_leave_the_source_unless_guidance_differs(backbone: Sd3Bac
 
 
 def test_small_steps_are_not_lost_in_a_coarse_dtype() -> None:
-    """In bfloat16, 1000 steps of a thousandth vanish against images of size 1 unless they are added up wider."""
+    """In bfloat16, 400 steps of 1/400 vanish against images of size 1 unless they are added up wider."""
     case = GaussianCase()
-    settings = FlowEditSettings(steps=1000, last=1000, source_guidance=1.0, target_guidance=1.0)
+    settings = FlowEditSettings(steps=400, last=400, source_guidance=1.0, target_guidance=1.0)
     exact = case.edit(flowedit, settings) - case.clean
     case.clean = case.clean.bfloat16()
     coarse = case.edit(flowedit, settings)

@@ -31,9 +31,9 @@ def test_two_steps_worked_by_hand(controlled: int) -> None:
 def test_without_control_many_steps_move_by_the_guided_shift() -> None:
     """The ODE keeps (x - a mu) / sqrt(V): up from (z0 - mu_e) / sqrt(S), down to mu_g + (z0 - mu_e)."""
     case, guidance = GaussianCase(), 2.0
-    edited = case.edit(rf_inversion, RfInversionSettings(1000, gamma=0, eta=0, controlled=0, guidance=guidance))
+    edited = case.edit(rf_inversion, RfInversionSettings(250, gamma=0, eta=0, controlled=0, guidance=guidance))
     shift = guidance * (case.means["target"] - case.means["empty"])
-    assert torch.allclose(edited, case.clean + shift, atol=0.05)
+    assert torch.allclose(edited, case.clean + shift, atol=0.06)
 
 
 def test_full_control_down_returns_the_source_whatever_the_prompt() -> None:
