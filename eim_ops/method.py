@@ -35,7 +35,7 @@ class Method:
     jacobian: Literal["target", "source"] = "target"
     text_scale: float = 1.0
     image_scale: float = 1.0
-    guidance: float = 1.0
+    guidance: float = 1.5
 
     def __post_init__(self) -> None:
         for key, kind in (
@@ -47,10 +47,10 @@ class Method:
             if getattr(self, key) not in allowed:
                 raise ValueError(f"method.{key} is {getattr(self, key)!r}; allowed: {', '.join(allowed)}")
         checks = (
-            ("steps", 1 <= self.steps <= 1000, "a whole number from 1 to 1000"),
+            ("steps", _whole(self.steps, 1000), "a whole number from 1 to 1000"),
             ("sigma_max", 0 < self.sigma_max <= 1, "a number above 0, at most 1"),
-            ("draws", 1 <= self.draws <= 256, "a whole number from 1 to 256"),
-            ("iterations", 1 <= self.iterations <= 64, "a whole number from 1 to 64"),
+            ("draws", _whole(self.draws, 256), "a whole number from 1 to 256"),
+            ("iterations", _whole(self.iterations, 64), "a whole number from 1 to 64"),
             ("damping", 0 <= self.damping <= 1e6, "a number from 0 to 1000000"),
             ("text_scale", 0 <= self.text_scale <= 10, "a number from 0 to 10"),
             ("image_scale", 0 <= self.image_scale <= 10, "a number from 0 to 10"),
@@ -59,3 +59,7 @@ class Method:
         for key, holds, allowed_values in checks:
             if not holds:
                 raise ValueError(f"method.{key} is {getattr(self, key)!r}; allowed: {allowed_values}")
+
+
+def _whole(value: float, most: int) -> bool:
+    return isinstance(value, int) and 1 <= value <= most

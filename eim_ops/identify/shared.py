@@ -112,7 +112,8 @@ def _edit(source: str, target: str) -> tuple[int, int, list[int]]:
 def save_direction(shared: SharedDirection, folder: Path) -> str:
     """Write `folder`/<id>, whole or not at all, and return the id: a hash of all that is in it, 16 hex digits.
 
-    What is there already isn't written again. Raises DirectionError where that is damaged.
+    What is there already isn't written again. Raises DirectionError where that is damaged, ValueError for a setting
+    that is NaN or Inf.
     """
     metadata = {f.name: getattr(shared, f.name) for f in fields(shared) if f.name != "direction"}
     metadata = {"format": _FORMAT, **metadata, "method": dict(shared.method)}
@@ -196,7 +197,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise DirectionError(f"{path / _METADATA} is damaged: {error}; {_IDENTIFY_AGAIN}") from error
     try:
         tensors = load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, KeyError) as error:  # a KeyError names a dtype that torch hasn't
         raise DirectionError(f"{path / _TENSORS} is damaged: {error}; {_IDENTIFY_AGAIN}") from error
     content_id, name = _content_id(metadata, tensors), path.resolve().name
     if content_id != name:

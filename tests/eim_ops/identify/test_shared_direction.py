@@ -188,6 +188,12 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_setting_that_json_has_no_number_for_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save_direction(replace(shared(), method={"damping": float("nan")}), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("file", ["direction.safetensors", "direction.json"])
 def test_a_flipped_bit_is_detected_wherever_it_is(backbone: Sd3Backbone, tmp_path: Path, file: str) -> None:
     path = tmp_path / save_direction(shared(), tmp_path)
@@ -214,6 +220,11 @@ def edit_tensors(path: Path) -> None:
     save_file({**stored, "image": stored["image"] * 2}, path / "direction.safetensors")
 
 
+def use_a_dtype_that_torch_lacks(path: Path) -> None:
+    header = json.dumps({"image": {"dtype": "F8_E8M0", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (path / "direction.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"1")
+
+
 def replace_metadata(path: Path, text: str) -> None:
     (path / "direction.json").write_text(text)
 
@@ -230,6 +241,7 @@ def replace_metadata(path: Path, text: str) -> None:
         (lambda path: replace_metadata(path, "{"), "direction.json is damaged: .*delete this folder"),
         (lambda path: os.truncate(path / "direction.safetensors", 3000), "direction.safetensors is damaged: "),
         (lambda path: os.truncate(path / "direction.safetensors", 0), "direction.safetensors is damaged: "),
+        (use_a_dtype_that_torch_lacks, "direction.safetensors is damaged: 'F8_E8M0'"),
         (lambda path: (path / "direction.json").unlink(), "direction.json is missing; give the folder"),
         (lambda path: (path / "direction.safetensors").unlink(), "direction.safetensors is missing; give the folder"),
     ],

@@ -1,0 +1,21 @@
+import pytest
+
+from eim_ops.method import Method
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("steps", 2.5, "a whole number from 1 to 1000"),
+        ("sigma_max", 0, "a number above 0, at most 1"),
+        ("trajectory", "ddim", "fixed_point, midpoint, euler, coupled"),
+        ("image_half", "sds", "hsds, dds, none"),
+        ("jacobian", "both", "target, source"),
+        ("iterations", 65, "a whole number from 1 to 64"),
+        ("damping", -1.0, "a number from 0 to 1000000"),
+        ("guidance", float("nan"), "a number above 0, at most 50"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_value_and_what_is_allowed(key: str, value: object, allowed: str) -> None:
+    with pytest.raises(ValueError, match=f"method.{key} is {value!r}; allowed: {allowed}"):
+        Method(**{key: value})  # type: ignore[arg-type]
