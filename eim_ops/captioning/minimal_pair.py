@@ -11,7 +11,7 @@ def check_minimal_pair(source: str, target: str, max_changed: int = MAX_CHANGED_
     Case and commas don't count. Equal prompts pass: the source states already what is asked. A run may
     be put in where the source doesn't state the attribute; taking words out is no edit.
     """
-    before, after = _words(source), _words(target)
+    before, after = prompt_words(source), prompt_words(target)
     shortest = min(len(before), len(after))
     start = next((i for i in range(shortest) if before[i] != after[i]), shortest)
     left = shortest - start
@@ -24,5 +24,6 @@ def check_minimal_pair(source: str, target: str, max_changed: int = MAX_CHANGED_
         )
 
 
-def _words(prompt: str) -> list[str]:
+def prompt_words(prompt: str) -> list[str]:
+    """The words of a prompt, lower-cased, without punctuation."""
     return re.sub(r"[,.;]", " ", prompt.lower()).split()

@@ -21,8 +21,9 @@ def dds_direction(
     z0_hat = x - sigma v, so the length is that of a difference of clean latents. `draws` noise levels
     lie evenly in [0.2, sigma_max]. Costs 2 evaluations a draw and row. Source: DDS; the weight is ours.
     """
-    total = torch.zeros_like(clean)
+    total = torch.zeros_like(clean, dtype=torch.promote_types(clean.dtype, torch.float32))
     for sigma, eps in zip(levels(draws, sigma_max).to(clean), noise(seeds, draws, clean.shape[1:]), strict=True):
         x = noised(clean, eps.to(clean), sigma)
-        total -= sigma * (backbone.velocity(x, sigma, target) - backbone.velocity(x, sigma, source))
-    return total / draws
+        change = backbone.velocity(x, sigma, target) - backbone.velocity(x, sigma, source)
+        total -= sigma * change.to(total.dtype)
+    return (total / draws).to(clean.dtype)

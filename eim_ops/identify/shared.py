@@ -5,7 +5,6 @@ A folder `<id>` holds `direction.safetensors` (image, tokens, pooled) and `direc
 
 import hashlib
 import json
-import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
+from eim_ops.captioning.minimal_pair import prompt_words
 from eim_ops.joint import Conditioning, Direction
 
 _TENSORS, _METADATA = "direction.safetensors", "direction.json"
@@ -104,7 +104,7 @@ def _check_aligned(source_prompts: Sequence[str], target_prompts: Sequence[str])
 
 def _edit(source: str, target: str) -> tuple[int, int, list[int]]:
     """Words of each prompt, and the positions where they differ."""
-    before, after = (re.sub(r"[,.;]", " ", prompt.lower()).split() for prompt in (source, target))
+    before, after = prompt_words(source), prompt_words(target)
     changed = [i for i, (old, new) in enumerate(zip(before, after, strict=False)) if old != new]
     return len(before), len(after), changed
 
