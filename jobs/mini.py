@@ -11,9 +11,10 @@ app = typer.Typer(no_args_is_help=True, help="The small shipped models.")
 
 
 class MiniModel(StrEnum):
-    """What can be trained; mini-dit needs the VAE first."""
+    """What can be trained; mini-dit needs the VAE first, and the decoder is the VAE's, trained on alone."""
 
     vae = "vae"
+    decoder = "decoder"
     dit = "dit"
     vlm = "vlm"
     judge = "judge"
@@ -44,6 +45,9 @@ def train(
     """Train one of the shipped models and put it in the shipped one's place; run again after a stop, it goes on."""
     from eim_ops.mini import train_dit, train_judge, train_vae, train_vlm
 
+    if model is MiniModel.decoder:
+        train_vae.refine(work, steps)
+        return
     if model is MiniModel.dit:
         train_dit.main(work, steps, from_shipped)
         return

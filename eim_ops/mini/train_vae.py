@@ -94,3 +94,12 @@ def main(work: Path, steps: int | None = None) -> None:
     vae, seconds = train_vae(face_set(0, 40_000, work), work, replace(SCHEDULE, steps=steps or SCHEDULE.steps))
     vae.save_pretrained(work / "vae")
     print(f"{work / 'vae'}: trained in {seconds:.0f} s")
+
+
+def refine(work: Path, steps: int | None = None) -> None:
+    """Train the decoder in `work/vae` on, in place."""
+    vae = AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32)
+    schedule = replace(DECODER_SCHEDULE, steps=steps or DECODER_SCHEDULE.steps)
+    seconds = train_decoder(vae, face_set(0, 40_000, work), work, schedule)
+    vae.save_pretrained(work / "vae")
+    print(f"{work / 'vae'}: decoder trained on in {seconds:.0f} s")
