@@ -19,6 +19,7 @@ from eim_ops.identify.text import text_direction
 from eim_ops.joint import Direction, Inversion, JointLatent, Rows
 from eim_ops.manipulate import manipulate
 from eim_ops.method import Method
+from eim_ops.metrics.psnr import psnr
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,6 @@ def to_pixels(images: Tensor) -> np.ndarray:
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _psnr(images: Tensor, reference: Tensor) -> Tensor:
-    """dB per row of images in [-1, 1]; capped at 100."""
-    error = (images - reference).square().flatten(1).mean(1).clamp(min=4e-10)
-    return 10 * torch.log10(4 / error)
-
-
 @dataclass(frozen=True)
 class _Encoded(Rows):
     """joint: of all images. recon_psnr: (B,) dB, NaN where the trajectory decodes to the source by construction.
@@ -115,11 +110,11 @@ def _encode_all(
             backbone, to_images([images[i] for i in indices]), [prompts[i] for i in indices],
             [seeds[i] for i in indices], method,
         )  # fmt: skip
-        psnr = torch.full((batch,), math.nan)
+        decibels = torch.full((batch,), math.nan)
         if isinstance(joint.trajectory, Inversion):
             returned = backbone.decode(joint.clean - joint.trajectory.residual)
-            psnr = _psnr(returned, backbone.decode(joint.clean)).cpu()
-        encoded.append(_Encoded(joint, psnr, _cost(backbone, before, batch))[:real])
+            decibels = psnr(returned, backbone.decode(joint.clean), 2.0).cpu()
+        encoded.append(_Encoded(joint, decibels, _cost(backbone, before, batch))[:real])
     return _Encoded.cat(encoded)
 
 

@@ -1,62 +1,121 @@
-"""`eim evaluate bench`: our method and its peers on faces whose true edits are known."""
+"""`eim evaluate`: our method and its peers on faces whose true edits are known."""
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 app = typer.Typer(no_args_is_help=True, help="Measure edits against ground truth.")
 
-
-@app.callback()
-def main() -> None:
-    """Measure edits against ground truth."""
+Out = Annotated[str, typer.Option(help="the folder or s3:// prefix to write to")]
+Model = Annotated[str, typer.Option(help="mini-dit, or another model of faces")]
+Address = Annotated[str | None, typer.Option(help="a Ray cluster; else RAY_ADDRESS, else Ray starts here")]
+Cases = Annotated[int, typer.Option(min=1, help="how many test cases of each world")]
 
 
 @app.command()
 def bench(
-    out: Annotated[str, typer.Option(help="the folder or s3:// prefix to write to")],
-    cases: Annotated[int, typer.Option(min=1, help="how many (face, request) cases")] = 300,
-    methods: Annotated[list[str], typer.Option(help="contenders to run, * for all that begin so")] = ["*"],  # noqa: B006
-    strengths: Annotated[list[float], typer.Option(help="of ours; the peers have one")] = [-1, -0.5, 0, 0.5, 1, 1.5, 2],  # noqa: B006
-    correlated: Annotated[bool, typer.Option(help="faces whose attributes come together")] = False,
-    quick: Annotated[bool, typer.Option(help="24 cases at strength 1, a few contenders: smoke")] = False,
-    model: Annotated[str, typer.Option(help="mini-dit, or another model of faces")] = "mini-dit",
-    address: Annotated[str | None, typer.Option(help="a Ray cluster; else RAY_ADDRESS, else Ray starts here")] = None,
+    out: Out,
+    report: Annotated[
+        list[str], typer.Option(help="WORLD-CAPTIONS, correlated|independent-vlm|truth; all four by default")
+    ] = [],  # noqa: B006
+    cases: Cases = 300,
+    quick: Annotated[bool, typer.Option(help="48 cases at strength 1, peers not tuned: smoke")] = False,
+    model: Model = "mini-dit",
+    address: Address = None,
 ) -> None:
-    """Write rows of every case, method and strength, and summary.json; a second run does what is left."""
+    """Tune the peers, run every method on every case, write rows, plots, page and summary.json for each report.
+
+    A second run does what is left. The cases are exported beside them as a dataset.
+    """
+    from eim_ops.bench.contenders import CEILING, UNEDITED, ours
+    from eim_ops.bench.peer_grid import peer_grid
+    from eim_ops.method import Method
+    from pipeline.bench import reports
+    from pipeline.bench.spec import REPORTS
+    from pipeline.storage import open_store
+
+    unknown = set(report) - set(REPORTS)
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}; there are: {', '.join(REPORTS)}", param_hint="--report")
+    actors, store, models = _connect(address), open_store(out), reports.find_models(model)
+    grid = peer_grid()
+    if quick:
+        cases, wanted = 48, report or ["correlated-vlm"]
+        chosen = {"sdedit strength=0.8 guidance=3", "flowedit last=22 source_guidance=1.5 target_guidance=3"}
+        own = [c for c in ours(Method(), (1.0,)) if c.name in ("eim", "text_half")]
+    else:
+        wanted = report or list(REPORTS)
+        chosen = set(reports.best_settings(reports.tune(store, models, actors, grid)))
+        own = ours(Method())
+    contenders = [CEILING, UNEDITED, *own, *(peer for peer in grid if peer.name in chosen)]
+    summaries = {}
+    for name in wanted:
+        summaries[name] = reports.run_report(store, REPORTS[name], models, actors, contenders, cases)
+        _show(name, summaries[name])
+        reports.write_summary(store, summaries)
+    if not quick:
+        worlds = list(dict.fromkeys(REPORTS[name].world for name in wanted))
+        reports.write_dataset(store, models, actors, worlds, cases)
+
+
+@app.command()
+def levers(out: Out, model: Model = "mini-dit", address: Address = None) -> None:
+    """Change one setting of our default at a time, on the tuning cases; write levers.json."""
+    from eim_ops.bench.contenders import UNEDITED
+    from eim_ops.bench.levers import lever_contenders
+    from eim_ops.bench.summary import tabulate
+    from pipeline.bench import reports
+    from pipeline.storage import open_store
+
+    actors, store, models = _connect(address), open_store(out), reports.find_models(model)
+    rows = reports.tune(store, models, actors, [UNEDITED, *lever_contenders()])
+    methods = {name: figures for (name, strength), figures in tabulate(rows).figures.items() if strength == 1}
+    store.write("levers.json", (json.dumps(methods, indent=1) + "\n").encode())
+    _table("tuning cases", methods)
+
+
+@app.command()
+def dataset(out: Out, cases: Cases = 300, address: Address = None) -> None:
+    """Export the benchmark's cases: images, requests, prompts and true edits of both worlds, with a card."""
+    from pipeline.bench import reports
+    from pipeline.storage import open_store
+
+    models = reports.find_models("mini-dit")
+    reports.write_dataset(open_store(out), models, _connect(address), ["correlated", "independent"], cases)
+
+
+def _connect(address: str | None) -> int:
+    """Connect to Ray; how many actors fit."""
+    import ray
+
+    from pipeline.cluster import connect
+
+    connect(address)
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _show(name: str, summary: Mapping[str, Any]) -> None:
+    _table(name, summary["methods"])
+    for family, its in summary["peers"].items():
+        at = ", ".join(f"{key} {'never reached' if its[key] is None else f'{its[key]:.3f}'}" for key in its)
+        typer.echo(f"{family} at equal effect: {at}")
+    for key, value in summary["eim"].items():
+        typer.echo(f"{key}: {'not measured' if value is None else f'{value:.3f}'}")
+
+
+def _table(title: str, methods: Mapping[str, Mapping[str, float]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eim_ops.bench.summary import FIGURES, summarise
-    from pipeline.bench import BenchRun, contenders_by_name, run_bench
-    from pipeline.flow import connect
-    from pipeline.storage import open_store
+    from eim_ops.bench.summary import FIGURES
 
-    if quick:
-        cases, strengths, methods = 24, [1.0], ["ceiling", "eim", "eim_none", "flowedit_3", "sdedit_0.8"]
-    if 1.0 not in strengths:
-        raise typer.BadParameter("strength 1 must be among them: methods are compared there", param_hint="--strengths")
-    try:
-        chosen = contenders_by_name(methods)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--methods") from None
-    connect(address)
-    import ray
-
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    store = open_store(out)
-    run = BenchRun(model, chosen, cases, correlated, tuple(strengths))
-    summary = summarise(run_bench(run, store, actors=max(1, cpus), threads=1))
-    store.write("summary.json", json.dumps({"cases": cases, "correlated": correlated, **summary}, indent=1).encode())
-    table = Table("method", *FIGURES, "nfe", "s")
-    for name, figures in summary["methods"].items():
+    table = Table("strength 1", *FIGURES, "nfe", "s", title=title)
+    for name, figures in methods.items():
         cells = [f"{figures[figure]:.3f}" for figure in FIGURES[:-1]] + [f"{figures['psnr_true']:.2f}"]
         table.add_row(name, *cells, f"{figures['nfe_per_edit']:.0f}", f"{figures['seconds_per_edit']:.2f}")
-    console = Console(highlight=False)
-    console.print(table)
-    for name, value in summary["eim"].items():
-        console.print(f"{name}: {'not measured' if value is None else f'{value:.3f}'}")
+    Console(highlight=False, width=None if Console().is_terminal else 140).print(table)
 
 
 if __name__ == "__main__":

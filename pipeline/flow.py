@@ -1,18 +1,16 @@
 """The whole Dataset graph, and a run around it: prepare, count, stream, count again."""
 
 import gc
-import logging
-import os
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
 from pipeline.actors import CaptionStage, EditStage
+from pipeline.cluster import RETRIES, configure_data, connect
 from pipeline.ledger import Account, Ledger, open_run
 from pipeline.manifest import Manifest, prepare_manifest
 from pipeline.operations import ModelFacts, Operations, pixel_settings
@@ -23,7 +21,6 @@ from pipeline.sink import EditSink, RunFacts
 from pipeline.stages import LoadRows, ReadPending, ScoreAndEncode
 from pipeline.storage import open_store
 
-_RETRIES = 3
 _GROUP_ROWS = 1024
 
 
@@ -101,8 +98,8 @@ def run_edit(
 
 def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     """The graph: read what is left, load, caption, edit, score, commit."""
-    _configure(plan)
-    recipe, task = run.recipe, {"num_cpus": plan.task_cpus, "max_retries": _RETRIES}
+    configure_data().execution_no_progress_timeout_s = plan.no_progress_seconds
+    recipe, task = run.recipe, {"num_cpus": plan.task_cpus, "max_retries": RETRIES}
     models, name = run.facts, run.ledger.fingerprint or ""
     facts = RunFacts(name, recipe.model, models.model_revision, recipe.captioner, models.captioner_revision)
     stage_arguments = {"operations": run.operations, "recipe": recipe, "progress": progress}
@@ -130,32 +127,9 @@ def _pool(pool: PoolPlan, arguments: Mapping[str, Any], batch: int) -> dict[str,
         "compute": ActorPoolStrategy(size=pool.size),
         "num_cpus": pool.num_cpus,
         "num_gpus": pool.num_gpus or None,
-        "max_restarts": _RETRIES,
-        "max_task_retries": _RETRIES,
+        "max_restarts": RETRIES,
+        "max_task_retries": RETRIES,
     }
-
-
-def _configure(plan: Plan) -> None:
-    """Bounded retries instead of Ray's endless ones, and our own progress instead of Ray's."""
-    context = DataContext.get_current()
-    context.max_consecutive_actor_init_deaths = _RETRIES
-    context.execution_no_progress_timeout_s = plan.no_progress_seconds
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # Ray 2.60 has no named parameter for retries yet.
-    warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated")
-
-
-def connect(address: str | None) -> None:
-    """Join the cluster at `address` or RAY_ADDRESS, else start Ray here; nothing when already connected."""
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes appear between the progress lines
-    if address or os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
 
 
 def _cluster() -> Cluster:

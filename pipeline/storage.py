@@ -251,11 +251,8 @@ class Store:
 
     def write_table(self, key: str, table: pa.Table) -> None:
         """Put a Parquet file, unless an object of that name is there: its name says what it holds."""
-        if self.exists(key):
-            return
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", row_group_size=4096)
-        self.write(key, buffer.getvalue())
+        if not self.exists(key):
+            self.write(key, parquet_bytes(table))
 
     def read_table(self, key: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file as a table."""
@@ -267,6 +264,13 @@ class Store:
         keys = [key for key in self.keys(prefix) if key.endswith(".parquet")]
         tables = [_conform(self.read_table(key), wanted) for key in keys]
         return pa.concat_tables(tables) if tables else wanted.empty_table()
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", row_group_size=4096)
+    return buffer.getvalue()
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

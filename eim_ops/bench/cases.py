@@ -1,55 +1,83 @@
 """The benchmark's cases: a face, a request, and the face that a perfect edit would give."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+from PIL import Image
 
-from eim_ops.faces.attributes import ATTRIBUTES
+from eim_ops.captioning.base import Captioner
+from eim_ops.faces.attributes import ATTRIBUTES, BY_NAME, Attribute
 from eim_ops.faces.face import Face
-from eim_ops.faces.grammar import caption, target_prompt
+from eim_ops.faces.grammar import caption, request, target_prompt
 from eim_ops.faces.render import render
 from eim_ops.mini.face_set import HELD_OUT_SEED, draw_faces
 
-CASES_SEED = HELD_OUT_SEED + 10
-"""Faces that no model was trained or measured on."""
+World = Literal["independent", "correlated"]
+"""How attributes come together in the faces that are edited."""
+Split = Literal["test", "tuning"]
+"""Settings are chosen on `tuning`; figures are reported on `test`."""
+_SEEDS: dict[Split, int] = {"test": HELD_OUT_SEED + 10, "tuning": HELD_OUT_SEED + 20}
+"""Of faces that no model was trained or measured on; the two share none."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Edit `face` so that `attribute` shows value `index`; prompts from ground truth, every attribute stated."""
+    """Edit `face` so that `attribute` shows value `index`. number: its place in its split, the seed of its noise."""
 
+    number: int
     face: Face
     attribute: str
     index: int
-    seed: int
+    source_prompt: str
+    target_prompt: str
+
+    @property
+    def asked(self) -> Attribute:
+        """The attribute that is to change."""
+        return BY_NAME[self.attribute]
+
+    @property
+    def clause(self) -> str:
+        """The words of the wanted value."""
+        return self.asked.clauses[self.index]
+
+    @property
+    def request(self) -> str:
+        """What a user would ask for."""
+        return request(self.clause)
 
     @property
     def truth(self) -> Face:
         """The face that a perfect edit shows."""
         return self.face.edited(self.attribute, self.index)
 
-    @property
-    def source_prompt(self) -> str:
-        """States every attribute of the face."""
-        return caption(self.face)
 
-    @property
-    def target_prompt(self) -> str:
-        """The same but for the request."""
-        return target_prompt(self.source_prompt, self.attribute, self.index)
+def draw_cases(count: int, world: World, split: Split) -> list[Case]:
+    """`count` cases over all attributes in turn, each to another value than the face has; the same on every machine.
 
-
-def draw_cases(count: int, correlated: bool = False) -> list[Case]:
-    """`count` cases over all attributes in turn, each to another value than the face has; the same on every machine."""
+    The prompts are ground truth: every attribute of the face, and the same but for the request.
+    """
     cases = []
-    for number, face in enumerate(draw_faces(CASES_SEED, count, correlated)):
+    for number, face in enumerate(draw_faces(_SEEDS[split], count, world == "correlated")):
         attribute = ATTRIBUTES[number % len(ATTRIBUTES)]
         has = attribute.index(getattr(face, attribute.name))
         others = [index for index in range(len(attribute.values)) if index != has]
-        chosen = int(np.random.default_rng((CASES_SEED, number)).choice(others))
-        cases.append(Case(face, attribute.name, chosen, seed=number))
+        chosen = int(np.random.default_rng((_SEEDS[split], number)).choice(others))
+        source = caption(face)
+        cases.append(Case(number, face, attribute.name, chosen, source, target_prompt(source, attribute.name, chosen)))
     return cases
+
+
+def captioned(cases: Sequence[Case], captioner: Captioner) -> list[Case]:
+    """The cases with the prompts that `captioner` writes from image and request, right or wrong."""
+    written = captioner.describe([Image.fromarray(pixels) for pixels in sources(cases)])
+    rewritten = captioner.rewrite(written, [case.request for case in cases])
+    return [
+        replace(case, source_prompt=source, target_prompt=target)
+        for case, source, target in zip(cases, written, rewritten, strict=True)
+    ]
 
 
 def sources(cases: Sequence[Case]) -> np.ndarray:

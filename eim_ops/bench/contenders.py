@@ -1,9 +1,8 @@
-"""What the benchmark compares: ours in its variants, the peers at several guidances, and the ceiling."""
+"""What the benchmark compares: ours, its ablations, peers with their settings, and the ceiling."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
-from functools import partial
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,105 +11,112 @@ from eim_ops.backbones.base import Backbone
 from eim_ops.bench.cases import Case, sources, truths
 from eim_ops.edit import EditTask, edit_images, full_batches, to_images, to_pixels
 from eim_ops.method import Method
-from eim_ops.peers.dds import DdsSettings, dds
-from eim_ops.peers.flowedit import FlowEditSettings, flowedit
-from eim_ops.peers.peer import Peer
-from eim_ops.peers.rf_inversion import RfInversionSettings, rf_inversion
-from eim_ops.peers.sdedit import SdeditSettings, sdedit
+from eim_ops.metrics.control import triangle_deficit
+from eim_ops.peers.dds import DdsSettings
+from eim_ops.peers.flowedit import FlowEditSettings
+from eim_ops.peers.peer import PEERS
+from eim_ops.peers.rf_inversion import RfInversionSettings
+from eim_ops.peers.sdedit import SdeditSettings
+
+PeerSettings = SdeditSettings | DdsSettings | FlowEditSettings | RfInversionSettings
+RoundTrip = Literal["truth", "source"]
+
+SWEEP = 4
+"""Strengths that share an encoding and a direction in the evaluations that are reported."""
+STRENGTHS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
+_ABLATION_STRENGTHS = (0.5, 1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to edit. method: ours with these settings. peer: another method with its settings bound. Neither: the
-    ceiling, the true edited face through the autoencoder."""
+    """One way to edit. settings: ours, a peer's, or whose round trip through the autoencoder it is, unedited.
+
+    family: the peer's name; `eim` for ours and its ablations. strengths: ascending, of ours; others have 1 alone.
+    """
 
     name: str
-    method: Method | None = None
-    peer: Peer | None = None
+    family: str
+    settings: Method | PeerSettings | RoundTrip
+    strengths: tuple[float, ...] = (1.0,)
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """What its results depend on, for their names in storage."""
-        if self.method is not None:
-            return asdict(self.method)
-        bound = getattr(self.peer, "keywords", {}).get("settings")
-        return asdict(bound) if is_dataclass(bound) and not isinstance(bound, type) else {}
+    def content(self) -> Mapping[str, Any]:
+        """All that its results depend on, to name them in storage."""
+        return {
+            "family": self.family,
+            "settings": self.settings if isinstance(self.settings, str) else asdict(self.settings),
+            "strengths": list(self.strengths),
+        }
 
 
 @dataclass(frozen=True)
 class Edited:
-    """Edits of the same cases at one strength: pixels uint8 (N, 64, 64, 3), and the evaluations of each edit."""
+    """Edits of the same cases at one strength: pixels uint8 (N, 64, 64, 3), the evaluations of each edit in a sweep of
+    `SWEEP` strengths, and each case's triangle deficit over all its strengths."""
 
     strength: float
     pixels: np.ndarray
     evaluations: float
+    triangle_deficits: Sequence[float | None]
 
 
-def _ours(name: str, **settings: Any) -> Contender:
-    return Contender(name, method=Method(**settings))
+CEILING, UNEDITED = Contender("ceiling", "round_trip", "truth"), Contender("unedited", "round_trip", "source")
+"""The most that an edit can reach through this autoencoder, and what no edit at all comes to."""
 
 
-def _peer(name: str, call: Any, settings: Any) -> Contender:
-    return Contender(name, peer=partial(call, settings=settings))
+def ours(default: Method, strengths: tuple[float, ...] = STRENGTHS) -> list[Contender]:
+    """`eim`, which is `default`, and its ablations; one that is `default` itself is left out.
+
+    prompt_swap: the image's own noise sampled under the other prompt. text_half, image_half_*: each half alone.
+    joint_*: both. coupled, inversion: the two kinds of source trajectory.
+    """
+    image_alone = replace(default, text_scale=0.0, guidance=1.0)
+    ablations = {
+        "prompt_swap": replace(default, image_half="none", sigma_max=1.0, guidance=1.0),
+        "text_half": replace(default, image_half="none"),
+        "image_half_dds": replace(image_alone, image_half="dds"),
+        "image_half_hsds": replace(image_alone, image_half="hsds"),
+        "joint_dds": replace(default, image_half="dds"),
+        "joint_hsds": replace(default, image_half="hsds"),
+        "inversion": replace(default, trajectory="fixed_point"),
+        "coupled": replace(default, trajectory="coupled"),
+    }
+    few = tuple(strength for strength in _ABLATION_STRENGTHS if strength in strengths)
+    others = [Contender(name, "eim", method, few) for name, method in ablations.items() if method != default]
+    return [Contender("eim", "eim", default, strengths), *others]
 
 
-CEILING = Contender("ceiling")
-OURS: tuple[Contender, ...] = (
-    _ours("eim"),
-    *(_ours(f"eim_guidance_{w:g}", guidance=w) for w in (1.0, 1.5, 2.0, 3.0)),
-    *(_ours(f"eim_coupled_{w:g}", trajectory="coupled", guidance=w) for w in (1.0, 2.0, 4.0)),
-    *(_ours(f"eim_{half}", image_half=half, guidance=1.0) for half in ("none", "dds", "hsds")),
-    *(_ours(f"image_only_{half}", image_half=half, text_scale=0.0, guidance=1.0) for half in ("dds", "hsds")),
-)
-"""`eim` is the default of recipes."""
-RIVALS: tuple[Contender, ...] = (
-    *(_peer(f"sdedit_{s:g}", sdedit, SdeditSettings(steps=28, strength=s, guidance=3.0)) for s in (0.6, 0.8)),
-    _peer("dds", dds, DdsSettings(guidance=3.0)),
-    *(
-        _peer(f"flowedit_{w:g}", flowedit, FlowEditSettings(28, 25, source_guidance=1.5, target_guidance=w))
-        for w in (1.5, 3.0, 5.0)
-    ),
-    *(_peer(f"rf_inversion_{e:g}", rf_inversion, RfInversionSettings(eta=e, guidance=3.0)) for e in (0.5, 0.9)),
-)
-"""Peers at guidances that fit this model, several of each: a curve, not a column."""
-CONTENDERS: Mapping[str, Contender] = {contender.name: contender for contender in (CEILING, *OURS, *RIVALS)}
-
-
-def run(
-    contender: Contender, backbone: Backbone, cases: Sequence[Case], strengths: Sequence[float], batch: int
-) -> list[Edited]:
-    """Edit all cases: ours at every strength, peers and the ceiling at strength 1 alone."""
-    if contender.method is not None:
-        return _run_ours(contender.method, backbone, cases, strengths, batch)
-    images = truths(cases) if contender.peer is None else sources(cases)
+def run(contender: Contender, backbone: Backbone, cases: Sequence[Case], batch: int) -> list[Edited]:
+    """Edit all cases, at each of the contender's strengths."""
+    if isinstance(contender.settings, Method):
+        return _run_ours(contender.settings, contender.strengths, backbone, cases, batch)
+    images = truths(cases) if contender.settings == "truth" else sources(cases)
     before, pixels = backbone.evaluations, []
     batches = list(full_batches(len(cases), batch))
     for indices, real in batches:
         chosen = [cases[i] for i in indices]
         latents = backbone.encode_image(to_images([images[i] for i in indices]))
-        if contender.peer is not None:
+        if not isinstance(contender.settings, str):
             source = backbone.encode_text([case.source_prompt for case in chosen])
             target = backbone.encode_text([case.target_prompt for case in chosen])
-            empty, seeds = backbone.encode_text([""] * batch), [case.seed for case in chosen]
-            latents = contender.peer(backbone, latents, source, target, empty, seeds)
+            empty, seeds = backbone.encode_text([""] * batch), [case.number for case in chosen]
+            peer: Any = PEERS[contender.family]
+            latents = peer(backbone, latents, source, target, empty, seeds, contender.settings)
         pixels.append(to_pixels(backbone.decode(latents))[:real])
     cost = (backbone.evaluations - before) / (len(batches) * batch)
-    return [Edited(1.0, np.concatenate(pixels), cost)]
+    return [Edited(1.0, np.concatenate(pixels), cost, [None] * len(cases))]
 
 
 def _run_ours(
-    method: Method, backbone: Backbone, cases: Sequence[Case], strengths: Sequence[float], batch: int
+    method: Method, strengths: Sequence[float], backbone: Backbone, cases: Sequence[Case], batch: int
 ) -> list[Edited]:
     tasks = [[EditTask(str(place), (case.target_prompt,), s) for place, s in enumerate(strengths)] for case in cases]
-    prompts, seeds = [case.source_prompt for case in cases], [case.seed for case in cases]
-    with torch.no_grad():
-        edited = list(edit_images(backbone, list(sources(cases)), prompts, tasks, method, seeds, batch))
-    by_place = {(int(one.edit_id), one.row): one for one in edited}
-    return [
-        Edited(
-            strength,
-            np.stack([by_place[place, row].pixels for row in range(len(cases))]),
-            float(np.mean([by_place[place, row].evaluations for row in range(len(cases))])),
-        )
-        for place, strength in enumerate(strengths)
-    ]
+    prompts, seeds = [case.source_prompt for case in cases], [case.number for case in cases]
+    edited = {(one.row, int(one.edit_id)): one for one in edit_images(
+        backbone, list(sources(cases)), prompts, tasks, method, seeds, batch)}  # fmt: skip
+    pixels = np.stack([[edited[row, place].pixels for place in range(len(strengths))] for row in range(len(cases))])
+    own = float(np.mean([one.evaluations for one in edited.values()]))
+    decoding = method.steps * (1 if method.guidance == 1 else 2)
+    cost = decoding + (own - decoding) * len(strengths) / SWEEP
+    deficits = [triangle_deficit(torch.from_numpy(its)) for its in pixels]
+    return [Edited(strength, pixels[:, place], cost, deficits) for place, strength in enumerate(strengths)]

@@ -1,68 +1,168 @@
 """From the benchmark's rows to its figures: one line a method, and what ours is against the best of the others."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from eim_ops.bench.contenders import UNEDITED
+from eim_ops.bench.curve import Point, cost_at
+from eim_ops.faces.attributes import ATTRIBUTES
+from eim_ops.metrics.control import pearson
+from eim_ops.metrics.disentanglement import disentanglement
+
 Rows = Sequence[Mapping[str, Any]]
+Figures = Mapping[str, float]
 FIGURES = ("success", "kept", "on_target", "off_target", "psnr_true")
+_COST = {"nfe_per_edit": "evaluations", "seconds_per_edit": "seconds"}
+_HALVES = {"text": "text_half", "image": "image_half_hsds", "joint": "joint_hsds"}
+_ABOUT_EQUAL = 0.05
+"""A peer whose success is no more than this below ours counts as one that succeeds as often."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Means over cases by (method, strength), in the order of the rows. families: of each method."""
+
+    figures: Mapping[tuple[str, float], Figures]
+    families: Mapping[str, str]
+
+    def at(self, method: str, strength: float = 1.0) -> Figures | None:
+        """The figures of one method, or None."""
+        return self.figures.get((method, strength))
+
+    def curve(self, method: str) -> list[Figures]:
+        """The figures of one method at its positive strengths, and those of no edit."""
+        own = [figures for (its, strength), figures in self.figures.items() if its == method and strength > 0]
+        return [*own, *self.family("round_trip", UNEDITED.name)]
+
+    def family(self, family: str, name: str | None = None) -> list[Figures]:
+        """The figures at strength 1 of all methods of a family, or of the one of this name."""
+        methods = [m for m, its in self.families.items() if its == family and name in (None, m)]
+        return [self.figures[method, 1.0] for method in methods]
+
+    @property
+    def peers(self) -> list[str]:
+        """The families that are neither ours nor a reference."""
+        return [family for family in dict.fromkeys(self.families.values()) if family not in ("eim", "round_trip")]
+
+
+def tabulate(rows: Rows) -> Table:
+    """Means over cases of every method at every strength."""
+    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["strength"]), []).append(row)
+    columns = {**{figure: figure for figure in FIGURES}, **_COST}
+    return Table(
+        {
+            key: {figure: float(np.mean([row[column] for row in its])) for figure, column in columns.items()}
+            for key, its in groups.items()
+        },
+        {row["method"]: row["family"] for row in rows},
+    )
 
 
 def summarise(rows: Rows) -> dict[str, Any]:
-    """`methods`: means over cases at strength 1, with `nfe_per_edit` and `seconds_per_edit`; `eim`: comparisons."""
-    methods = {name: _method(rows, name) for name in dict.fromkeys(row["method"] for row in rows)}
-    return {"methods": methods, "eim": _comparisons(rows, methods)}
-
-
-def _method(rows: Rows, name: str) -> dict[str, float]:
-    own = [row for row in rows if row["method"] == name and row["strength"] == 1.0]
-    figures = {figure: float(np.mean([row[figure] for row in own])) for figure in FIGURES}
-    cost = {"nfe_per_edit": "evaluations", "seconds_per_edit": "seconds"}
-    return {**figures, **{key: float(np.mean([row[column] for row in own])) for key, column in cost.items()}}
-
-
-def _comparisons(rows: Rows, methods: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
-    """Null where the methods that it takes were not run."""
-    ours = methods.get("eim")
-    rivals = {
-        name: figures for name, figures in methods.items() if not name.startswith(("eim", "image_only", "ceiling"))
-    }
-    flowedit = [figures for name, figures in rivals.items() if name.startswith("flowedit")]
-    equal = _at_least(ours, rivals) if ours else None
+    """`methods`: figures at strength 1. `peers`: each at equal effect with ours, null where it never gets there. `eim`:
+    comparisons, null where what they take was not run. `strengths`: ours by strength. `disentanglement`: the degree of
+    each half."""
+    table = tabulate(rows)
+    peers = {family: _at_equal(table, family) for family in table.peers}
+    own = {f"{strength:g}": figures for (name, strength), figures in table.figures.items() if name == "eim"}
     return {
-        "pearson_r_median": control(rows, "eim"),
-        "psnr_gain_over_best_peer_db": ours["psnr_true"] - equal["psnr_true"] if ours and equal else None,
-        "off_target_ratio_to_best_peer": ours["off_target"] / equal["off_target"] if ours and equal else None,
-        "nfe_ratio_to_flowedit": ours["nfe_per_edit"] / flowedit[0]["nfe_per_edit"] if ours and flowedit else None,
-        "hsds_over_dds_image_half": _ratio(methods, "image_only_hsds", "image_only_dds"),
-        "hsds_over_dds_joint": _ratio(methods, "eim_hsds", "eim_dds"),
+        "methods": {name: figures for (name, strength), figures in table.figures.items() if strength == 1.0},
+        "peers": peers,
+        "eim": _comparisons(rows, table, peers),
+        "strengths": own,
+        "disentanglement": {half: sde(rows, half) for half in _HALVES},
     }
 
 
-def _at_least(ours: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]]) -> Mapping[str, float] | None:
-    """The rival of highest PSNR among those that succeed about as often (within .05 below ours), or more often."""
-    close = [figures for figures in rivals.values() if figures["success"] >= ours["success"] - 0.05]
-    return max(close, key=lambda figures: figures["psnr_true"], default=None)
+def _points(figures: Sequence[Figures], effect: str, cost: str, sign: int = 1) -> list[Point]:
+    return [(its[effect], sign * its[cost]) for its in figures]
 
 
-def _ratio(methods: Mapping[str, Mapping[str, float]], above: str, below: str) -> float | None:
-    """Off-target change for on-target change of one method over that of another; below 1 the first is purer."""
-    if above not in methods or below not in methods:
+def _at_equal(table: Table, family: str) -> dict[str, float | None]:
+    """A peer's off-target change at our on-target change, and its PSNR at our success; mixed with not editing where
+    that is to its gain."""
+    ours = table.at("eim")
+    its = [*table.family(family), *table.family("round_trip", UNEDITED.name)]
+    if ours is None:
+        return {"off_target": None, "psnr_true": None}
+    loss = cost_at(_points(its, "success", "psnr_true", -1), ours["success"])
+    return {
+        "off_target": cost_at(_points(its, "on_target", "off_target"), ours["on_target"]),
+        "psnr_true": None if loss is None else -loss,
+    }
+
+
+def _comparisons(rows: Rows, table: Table, peers: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
+    ours = table.at("eim")
+    leaks = [its["off_target"] for its in peers.values() if its["off_target"]]
+    decibels = [its["psnr_true"] for its in peers.values() if its["psnr_true"] is not None]
+    flowedit = best_point(table, "flowedit")
+    correlations = by_case(rows, "eim")
+    deficits = [row["triangle_deficit"] for row in rows if row["method"] == "eim" and row["strength"] == 1.0]
+    return {
+        "success": ours["success"] if ours else None,
+        "kept": ours["kept"] if ours else None,
+        "off_target_ratio_to_best_peer": ours["off_target"] / min(leaks) if ours and leaks else None,
+        "psnr_gain_over_best_peer_db": ours["psnr_true"] - max(decibels) if ours and decibels else None,
+        "pearson_r_median": float(np.median(correlations)) if correlations else None,
+        "triangle_deficit_mean": float(np.mean(deficits)) if deficits and deficits[0] is not None else None,
+        "hsds_over_dds_image_half": _leak_ratio(table, "image_half_hsds", "image_half_dds"),
+        "hsds_over_dds_joint": _leak_ratio(table, "joint_hsds", "joint_dds"),
+        "nfe_ratio_to_flowedit": ours["nfe_per_edit"] / flowedit["nfe_per_edit"] if ours and flowedit else None,
+    }
+
+
+def best_point(table: Table, family: str) -> Figures | None:
+    """A peer's point of highest PSNR among those that succeed about as often as ours, else its most successful one."""
+    points, ours = table.family(family), table.at("eim")
+    if not points:
         return None
-    leak = [methods[name]["off_target"] / max(methods[name]["on_target"], 1e-9) for name in (above, below)]
-    return leak[0] / max(leak[1], 1e-9)
+    close = [its for its in points if ours and its["success"] >= ours["success"] - _ABOUT_EQUAL]
+    return max(close, key=lambda its: its["psnr_true"]) if close else max(points, key=lambda its: its["success"])
 
 
-def control(rows: Rows, method: str) -> float | None:
-    """Median over cases with a number of |Pearson r| of strength against reading; null below three strengths."""
-    by_case: dict[int, list[Mapping[str, Any]]] = {}
+def _leak_ratio(table: Table, method: str, other: str) -> float | None:
+    """Off-target change of one method at strength 1 over that of another at equal on-target change, strengths mixed.
+
+    One of the two that has no rows is our default, and so `eim`.
+    """
+    there = [name for name in (method, other) if name in table.families]
+    if not there:
+        return None
+    method, other = (name if name in there else "eim" for name in (method, other))
+    own = table.at(method)
+    if own is None or own["on_target"] <= 0:
+        return None
+    leak = cost_at(_points(table.curve(other), "on_target", "off_target"), own["on_target"])
+    return own["off_target"] / leak if leak else None
+
+
+def by_case(rows: Rows, method: str) -> list[float]:
+    """|Pearson r| of strength against reading, of each case of a continuous attribute that has one."""
+    cases: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["method"] == method and row["kind"] == "continuous":
-            by_case.setdefault(row["case"], []).append(row)
-    values = []
-    for its in by_case.values():
-        strengths, readings = (np.array([row[key] for row in its]) for key in ("strength", "reading"))
-        if len(set(strengths)) >= 3 and readings.std() > 0:
-            values.append(abs(float(np.corrcoef(strengths, readings)[0, 1])))
-    return float(np.median(values)) if values else None
+            cases.setdefault(row["case"], []).append(row)
+    found = [pearson([r["strength"] for r in its], [r["reading"] for r in its]) for its in cases.values()]
+    return [abs(value) for value in found if value is not None]
+
+
+def sde(rows: Rows, half: str) -> dict[str, Any] | None:
+    """The disentanglement of one half (`text`, `image`, `joint`) by its ablation's rows at strength 1."""
+    names = {row["method"] for row in rows}
+    method = _HALVES[half] if _HALVES[half] in names else "eim" if half == "joint" else None
+    own = [row for row in rows if row["method"] == method and row["strength"] == 1.0]
+    if not own:
+        return None
+    found = disentanglement(
+        [row["attribute"] for row in own],
+        np.array([row["on_target"] for row in own]),
+        np.array([row["changes"] for row in own]),
+        [attribute.name for attribute in ATTRIBUTES],
+    )
+    return {"degree": found.degree, "attributes": list(found.attributes), "matrix": found.matrix.tolist()}

@@ -15,6 +15,7 @@ from eim_ops.faces.grammar import caption
 from eim_ops.faces.judge import Judge, load_judge
 from eim_ops.load import load_backbone, load_captioner
 from eim_ops.metrics.jvp_accuracy import measure_jvp
+from eim_ops.metrics.psnr import psnr
 from eim_ops.mini.face_set import HELD_OUT_SEED, face_set
 from eim_ops.mini.train_judge import measure_judge
 from eim_ops.mini.train_vlm import measure_vlm
@@ -30,8 +31,7 @@ def measure_vae(round_trip: Callable[[torch.Tensor], torch.Tensor], pixels: np.n
     """Mean over images of the PSNR in dB of `round_trip`, images in [-1, 1], against uint8 (N, 64, 64, 3)."""
     images = to_images(list(pixels))
     returned = torch.cat([round_trip(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)])
-    error = (images - returned).square().flatten(1).mean(1)
-    return float((10 * torch.log10(4 / error)).mean())
+    return float(psnr(returned, images, 2.0).mean())
 
 
 def measure_dit(generate: Generate, judge: Judge, faces: Sequence[Face]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 from eim_ops.faces.grammar import caption
 from eim_ops.faces.tokenizer import build_tokenizer
 from eim_ops.identify.spectrum import measure_spectrum, save_spectrum
+from eim_ops.mini.attribute_weight import attribute_weight
 from eim_ops.mini.face_set import FaceSet, face_set
 from eim_ops.mini.loop import Schedule, train
 from eim_ops.mini.shipped import WEIGHTS, shipped_path
@@ -30,8 +31,6 @@ PROMPT_TOKENS = 32
 _TEXT_WIDTH, _WIDTH, _HEADS, _LAYERS = 96, 192, 6, 4
 _CONDITION_DROPOUT, _SHUFFLE, _CLAUSE_DROPOUT = 0.1, 0.5, 0.1
 _FACES = 40_000
-_FACE_WEIGHT = 3.0
-"""Of the loss, where the face is: a mouth is small, and is learned last. The optimum stays what it is."""
 
 
 class MiniDit(nn.Module):
@@ -67,6 +66,13 @@ def _latents(work: Path) -> Path:
     return work / f"latents-{_FACES}.npy"
 
 
+@torch.no_grad()
+def scaled_mode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Images (B, 3, 64, 64) to latents (B, 8, 16, 16) as the transformer sees them."""
+    mode = vae.encode(images.contiguous(memory_format=torch.channels_last)).latent_dist.mode()
+    return (mode - vae.config.shift_factor) * vae.config.scaling_factor
+
+
 def encode_faces(vae: AutoencoderKL, data: FaceSet, work: Path) -> np.ndarray:
     """Latents of all faces, scaled as the transformer sees them: float32 (N, 8, 16, 16), kept in `work`."""
     path = _latents(work)
@@ -75,9 +81,7 @@ def encode_faces(vae: AutoencoderKL, data: FaceSet, work: Path) -> np.ndarray:
         latents = np.lib.format.open_memmap(partial, "w+", np.float32, (len(data.faces), 8, 16, 16))
         for start in range(0, len(data.faces), 256):
             rows = np.arange(start, min(start + 256, len(data.faces)))
-            with torch.no_grad():
-                mode = vae.encode(data.images(rows).contiguous(memory_format=torch.channels_last)).latent_dist.mode()
-            latents[rows] = ((mode - vae.config.shift_factor) * vae.config.scaling_factor).numpy()
+            latents[rows] = scaled_mode(vae, data.images(rows)).numpy()
         latents.flush()
         partial.rename(path)
     return np.load(path, mmap_mode="r")
@@ -86,18 +90,18 @@ def encode_faces(vae: AutoencoderKL, data: FaceSet, work: Path) -> np.ndarray:
 def train_dit(
     data: FaceSet,
     latents: np.ndarray,
+    weight: Tensor,
     tokenizer: PreTrainedTokenizerFast,
     work: Path,
     schedule: Schedule = SCHEDULE,
     start: Path | None = None,
 ) -> None:
-    """Train on (latent, caption) pairs with fresh captions each time, from the weights in `start` or from nothing."""
+    """Train on (latent, caption) pairs with fresh captions each time, from the weights in `start` or from nothing.
+
+    weight: of the loss at each place of a latent, (1, 1, 16, 16).
+    """
     torch.manual_seed(schedule.seed)
     model = MiniDit(len(tokenizer), tokenizer.eos_token_id) if start is None else load_mini_dit(start, tokenizer)
-
-    weight = torch.ones(1, 1, 16, 16)
-    weight[..., 4:13, 4:12] = _FACE_WEIGHT
-    weight /= weight.mean()
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> Tensor:
         rows = np.sort(rng.choice(len(latents), schedule.batch, replace=False))
@@ -189,5 +193,6 @@ def main(work: Path, steps: int | None = None, from_shipped: bool = False, threa
         shutil.copy(start / HISTORY, work)
     data = face_set(0, _FACES, work)
     vae = AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32).eval()
-    train_dit(data, encode_faces(vae, data, work), build_tokenizer(PROMPT_TOKENS), work, schedule, start)
+    weight = attribute_weight(lambda images: scaled_mode(vae, images))
+    train_dit(data, encode_faces(vae, data, work), weight, build_tokenizer(PROMPT_TOKENS), work, schedule, start)
     export(work, WEIGHTS / "mini-dit")

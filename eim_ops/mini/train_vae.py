@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
+from eim_ops.mini.attribute_weight import attribute_weight
 from eim_ops.mini.face_set import FaceSet, face_set
 from eim_ops.mini.loop import Schedule, train
 
@@ -16,7 +16,6 @@ DECODER_SCHEDULE = Schedule(
     steps=3000, batch=16, lr=2e-3, warmup=100, ema=0.99, checkpoint_every=100, weight_decay=0.0, final_lr=0.01
 )
 _KL_WEIGHT = 1e-6
-_FACE_WEIGHT = 4.0
 
 
 def build_vae() -> AutoencoderKL:
@@ -35,10 +34,11 @@ def build_vae() -> AutoencoderKL:
     )
 
 
-def _edge_loss(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """L1 between the finite differences of both: thin lines (wrinkles, lids) count as much as areas."""
-    difference = decoded - images
-    return difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+def _error(difference: torch.Tensor) -> torch.Tensor:
+    """L1 and L2 of images' difference, and L1 of its own finite differences: thin lines (wrinkles, lids) count as much
+    as areas."""
+    edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+    return difference.abs().mean() + difference.square().mean() + edges
 
 
 def train_vae(data: FaceSet, work: Path, schedule: Schedule = SCHEDULE) -> tuple[AutoencoderKL, float]:
@@ -50,8 +50,7 @@ def train_vae(data: FaceSet, work: Path, schedule: Schedule = SCHEDULE) -> tuple
         images = data.images(np.sort(rng.choice(len(data.faces), schedule.batch, replace=False)))
         posterior = vae.encode(images).latent_dist
         decoded = vae.decode(posterior.sample(noise)).sample
-        error = F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + _edge_loss(decoded, images)
-        return error + _KL_WEIGHT * posterior.kl().mean()
+        return _error(decoded - images) + _KL_WEIGHT * posterior.kl().mean()
 
     trained = train("vae", vae, loss, schedule, work)
     vae.load_state_dict(trained.ema.state_dict())
@@ -65,14 +64,12 @@ def train_vae(data: FaceSet, work: Path, schedule: Schedule = SCHEDULE) -> tuple
 def train_decoder(vae: AutoencoderKL, data: FaceSet, work: Path, schedule: Schedule = DECODER_SCHEDULE) -> float:
     """Train the decoder on, in place, with the encoder frozen: latents stay what mini-dit knows. Returns seconds.
 
-    The face counts more than the ground around it, which is flat and soon learned.
+    Each attribute counts alike, see `attribute_weight`.
     """
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     vae.to(memory_format=torch.channels_last)
-    weight = torch.ones(1, 1, 64, 64)
-    weight[..., 10:62, 10:54] = _FACE_WEIGHT
-    weight /= weight.mean()
+    weight = attribute_weight(lambda images: images)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> torch.Tensor:
         images = data.images(np.sort(rng.choice(len(data.faces), schedule.batch, replace=False)))
@@ -80,8 +77,7 @@ def train_decoder(vae: AutoencoderKL, data: FaceSet, work: Path, schedule: Sched
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mode()
         difference = (vae.decoder(latents) - images) * weight
-        edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
-        return difference.abs().mean() + difference.square().mean() + edges
+        return _error(difference)
 
     trained = train("decoder", vae.decoder, loss, schedule, work)
     vae.decoder.load_state_dict(trained.ema.state_dict())

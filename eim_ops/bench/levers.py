@@ -1,0 +1,38 @@
+"""Our settings, changed one at a time from the default: what each is worth. For choosing defaults, on tuning cases."""
+
+from dataclasses import replace
+from typing import Any
+
+from eim_ops.bench.contenders import Contender
+from eim_ops.method import Method
+
+_LEVERS: dict[str, tuple[Any, ...]] = {
+    "steps": (8, 10, 14, 20, 28),
+    "sigma_max": (0.7, 0.8, 0.9, 0.95, 1.0),
+    "trajectory": ("fixed_point", "midpoint", "euler", "coupled"),
+    "image_half": ("none", "dds", "hsds"),
+    "draws": (1, 2, 8),
+    "text_scale": (0.9, 1.1, 1.25),
+    "image_scale": (0.5, 1.5, 2.0),
+    "guidance": (1.0, 1.25, 1.5, 2.0, 3.0),
+}
+_HSDS_LEVERS: dict[str, tuple[Any, ...]] = {
+    "iterations": (1, 4),
+    "damping": (1e-2, 1e-1),
+    "jacobian": ("source",),
+    "draws": (8,),
+}
+
+
+def lever_contenders(default: Method | None = None) -> list[Contender]:
+    """`eim`, then each setting at its other values; those of HSDS around the default with HSDS."""
+    base = default or Method()
+    hsds = replace(base, image_half="hsds")
+    varied = [(f"{key}={value}", replace(base, **{key: value})) for key, values in _LEVERS.items() for value in values]
+    varied += [
+        (f"hsds {key}={value}", replace(hsds, **{key: value}))
+        for key, values in _HSDS_LEVERS.items()
+        for value in values
+    ]
+    named = [Contender(name, "eim", method) for name, method in varied if method != base]
+    return [Contender("eim", "eim", base), *named]

@@ -1,0 +1,94 @@
+"""The whole benchmark: peers tuned on tuning cases, then every report on test cases, written as files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.bench.dataset import export
+from pipeline.bench.page import page
+from pipeline.bench.plots import plots
+from pipeline.bench.run import Row, measure_units, read_cases, write_cases
+from pipeline.bench.spec import HEADLINE, PICTURES, TUNING_CASES, Models, Report, chunks, units
+from pipeline.storage import Store, parquet_bytes
+
+if TYPE_CHECKING:
+    from eim_ops.bench.cases import World
+    from eim_ops.bench.contenders import Contender
+
+_POINTS = 3
+"""Settings of a peer that are reported, at most, for each of the two comparisons."""
+_MUTE = 0.5
+"""A setting that succeeds less than this share of its peer's best is no point of interest."""
+
+
+def find_models(name: str) -> Models:
+    """The models of a benchmark of this backbone, by revision."""
+    from eim_ops.load import model_revision
+
+    return Models(name, model_revision(name), model_revision("mini-vlm"), model_revision("judge"))
+
+
+def tune(store: Store, models: Models, actors: int, contenders: "Sequence[Contender]") -> list[Row]:
+    """Rows of contenders on the tuning cases of the headline report."""
+    cases = chunks(HEADLINE.world, "tuning", TUNING_CASES)
+    write_cases(store, cases, models, actors)
+    return measure_units(store, units(HEADLINE, "tuning", TUNING_CASES, contenders), models, actors, "tuning")
+
+
+def best_settings(rows: Sequence[Row]) -> list[str]:
+    """Names of the contenders worth reporting: of each family its two fronts, thinned, without what hardly edits."""
+    from eim_ops.bench.peer_grid import pareto, thinned
+    from eim_ops.bench.summary import tabulate
+
+    table, chosen = tabulate(rows), []
+    for family in dict.fromkeys(table.families.values()):
+        names = [name for name, its in table.families.items() if its == family]
+        figures = {name: table.figures[name, 1.0] for name in names}
+        most = max(its["success"] for its in figures.values())
+        loud = {name: its for name, its in figures.items() if its["success"] >= _MUTE * most}
+        purity = pareto({name: (its["on_target"], its["off_target"]) for name, its in loud.items()})
+        likeness = pareto({name: (its["success"], -its["psnr_true"]) for name, its in loud.items()})
+        kept = {*thinned(purity, _POINTS), *thinned(likeness, _POINTS)}
+        chosen += [name for name in names if name in kept]
+    return chosen
+
+
+def run_report(
+    store: Store, report: Report, models: Models, actors: int, contenders: "Sequence[Contender]", cases: int
+) -> dict[str, Any]:
+    """Run, and write `<report>/` with rows, summary, plots and page; returns the summary."""
+    from eim_ops.bench.summary import summarise, tabulate
+
+    write_cases(store, chunks(report.world, "test", cases), models, actors)
+    work = units(report, "test", cases, contenders)
+    rows = measure_units(store, work, models, actors, report.name)
+    tuned = TUNING_CASES if any(c.family not in ("eim", "round_trip") for c in contenders) else 0
+    summary = {"cases": cases, "tuning_cases": tuned, **summarise(rows)}
+    drawn = plots(tabulate(rows), rows, summary)
+    folder = store.below(report.name)
+    folder.write("rows.parquet", parquet_bytes(pa.Table.from_pylist(rows)))
+    folder.write("summary.json", _json(summary))
+    for name, data in drawn.items():
+        folder.write(name, data)
+    shown = read_cases(store, work[0], models)[:PICTURES]
+    folder.write("index.html", page(report, shown, rows, summary, drawn))
+    return summary
+
+
+def write_summary(store: Store, summaries: Mapping[str, Mapping[str, Any]]) -> None:
+    """`summary.json` of all reports that were run; its `methods` and `eim` are those of the first."""
+    first = next(iter(summaries.values()))
+    store.write("summary.json", _json({**first, "reports": dict(summaries)}))
+
+
+def write_dataset(store: Store, models: Models, actors: int, worlds: "Sequence[World]", cases: int) -> None:
+    """The cases of these worlds, both splits, as a dataset."""
+    cut = [c for world in worlds for c in (*chunks(world, "test", cases), *chunks(world, "tuning", TUNING_CASES))]
+    write_cases(store, cut, models, actors)
+    export(store, cut, models)
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()

@@ -1,0 +1,34 @@
+"""Ray itself: joining or starting it, and Ray Data set to bounded retries and silence."""
+
+import logging
+import os
+import warnings
+
+import ray
+from ray.data import DataContext
+
+RETRIES = 3
+"""Of a task, and of an actor; instead of Ray's endless ones."""
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at `address` or RAY_ADDRESS, else start Ray here; nothing when already connected."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes appear between the progress lines
+    if address or os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    else:
+        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+
+
+def configure_data() -> DataContext:
+    """The driver's context, with bounded retries, and our own progress instead of Ray's."""
+    context = DataContext.get_current()
+    context.max_consecutive_actor_init_deaths = RETRIES
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Ray 2.60 has no named parameter for retries yet.
+    warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated")
+    return context

@@ -1,0 +1,48 @@
+import pytest
+
+from eim_ops.backbones.sd3 import Sd3Backbone
+from eim_ops.bench.cases import draw_cases
+from eim_ops.bench.contenders import CEILING, UNEDITED, Contender, ours, run
+from eim_ops.bench.levers import lever_contenders
+from eim_ops.method import Method
+from eim_ops.peers.flowedit import FlowEditSettings
+
+CASES = draw_cases(3, "independent", "test")
+FAST = Method(steps=2, draws=1)
+KINDS = [
+    CEILING,
+    UNEDITED,
+    Contender("flowedit", "flowedit", FlowEditSettings(steps=3, last=2)),
+    Contender("eim", "eim", FAST, (0.5, 1.0, 1.5)),
+]
+
+
+@pytest.mark.parametrize("contender", KINDS, ids=lambda c: c.name)
+def test_each_kind_of_contender_edits_every_case(contender: Contender, backbone: Sd3Backbone) -> None:
+    edited = run(contender, backbone, CASES, batch=2)
+    assert tuple(one.strength for one in edited) == contender.strengths
+    assert all(one.pixels.shape == (3, 64, 64, 3) for one in edited)
+    assert (edited[0].evaluations == 0) == (contender.family == "round_trip")
+    assert [d is None for d in edited[0].triangle_deficits] == [len(contender.strengths) < 3] * 3
+
+
+def test_evaluations_are_those_of_a_sweep_of_four_however_many_are_run(backbone: Sd3Backbone) -> None:
+    costs = [
+        run(Contender("eim", "eim", FAST, strengths), backbone, CASES[:2], batch=2)[0].evaluations
+        for strengths in ((1.0,), (0.5, 1.0), (-1.0, 0.0, 0.5, 1.0))
+    ]
+    assert costs == pytest.approx([costs[-1]] * 3)
+
+
+def test_an_ablation_that_is_the_default_is_not_run_twice() -> None:
+    for half in ("dds", "hsds"):
+        names = [contender.name for contender in ours(Method(image_half=half))]  # type: ignore[arg-type]
+        assert names[0] == "eim" and f"joint_{half}" not in names and len(names) == len(set(names))
+
+
+def test_each_lever_differs_from_the_default_in_what_its_name_says() -> None:
+    first, *levers = lever_contenders()
+    assert first.settings == Method() and len({str(lever.content) for lever in levers}) >= len(levers) - 2
+    for lever in levers:
+        key, value = lever.name.removeprefix("hsds ").split("=")
+        assert str(getattr(lever.settings, key)) == value and lever.settings != Method()

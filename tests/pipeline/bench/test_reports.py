@@ -1,0 +1,102 @@
+"""The whole benchmark at a small size: real models, real Ray, disk and S3."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from eim_ops.bench.cases import draw_cases, sources, truths
+from eim_ops.bench.contenders import CEILING, UNEDITED, Contender, ours
+from eim_ops.faces.grammar import parse
+from eim_ops.method import Method
+from eim_ops.peers.flowedit import FlowEditSettings
+from pipeline.bench import reports
+from pipeline.bench.run import Row
+from pipeline.bench.spec import HEADLINE
+from pipeline.storage import Store, open_store
+
+CASES = 5
+CONTENDERS = [
+    CEILING,
+    UNEDITED,
+    *(c for c in ours(Method(steps=2, draws=1), (0.0, 0.5, 1.0)) if c.name in ("eim", "text_half")),
+    Contender("flowedit last=2", "flowedit", FlowEditSettings(steps=3, last=2)),
+]
+
+
+@pytest.fixture(scope="module")
+def done(ray_two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Any]]:
+    store = open_store(str(tmp_path_factory.mktemp("bench")))
+    return store, reports.run_report(store, HEADLINE, reports.find_models("mini-dit"), 2, CONTENDERS, CASES)
+
+
+def test_every_case_method_and_strength_has_one_row(done: tuple[Store, dict[str, Any]]) -> None:
+    rows = pq.read_table(io.BytesIO(done[0].read("correlated-vlm/rows.parquet"))).to_pylist()
+    keys = [(row["method"], row["case"], row["strength"]) for row in rows]
+    assert sorted(keys) == sorted((c.name, n, s) for c in CONTENDERS for n in range(CASES) for s in c.strengths)
+    at_zero = [row for row in rows if row["method"] == "eim" and row["strength"] == 0]
+    assert max(row["off_target"] for row in at_zero) < 0.01, "strength 0 is the source"
+
+
+def test_the_figures_are_in_the_summary_and_the_pictures_on_the_page(done: tuple[Store, dict[str, Any]]) -> None:
+    store, summary = done
+    assert json.loads(store.read("correlated-vlm/summary.json"))["methods"] == summary["methods"]
+    figures = summary["methods"]["eim"]
+    assert set(figures) == {
+        "success", "kept", "on_target", "off_target", "psnr_true", "nfe_per_edit", "seconds_per_edit",
+    }  # fmt: skip
+    ceiling, unedited = summary["methods"]["ceiling"], summary["methods"]["unedited"]
+    assert ceiling["psnr_true"] > figures["psnr_true"] > unedited["psnr_true"] - 3
+    page = store.read("correlated-vlm/index.html").decode()
+    assert page.count('alt="eim"') == CASES and "pareto.png" in page
+    for name in ("pareto", "control", "disentanglement"):
+        assert Image.open(io.BytesIO(store.read(f"correlated-vlm/{name}.png"))).width > 300
+        assert b"<svg" in store.read(f"correlated-vlm/{name}.svg")[:2000]
+
+
+def test_a_second_run_measures_nothing_and_says_the_same(
+    done: tuple[Store, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.bench.run._streamed", lambda *_: pytest.fail("there is nothing left to run"))
+    store, summary = done
+    again = reports.run_report(store, HEADLINE, reports.find_models("mini-dit"), 2, CONTENDERS, CASES)
+    assert json.dumps(again) == json.dumps(summary)
+
+
+def test_the_dataset_loads_with_its_images_requests_and_truths(
+    done: tuple[Store, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "TUNING_CASES", 2)
+    store, _ = done
+    reports.write_dataset(store, reports.find_models("mini-dit"), 2, ["correlated"], CASES)
+    loaded = datasets.load_dataset(f"{store.root}/dataset", "correlated", cache_dir=str(tmp_path))
+    assert {split: len(loaded[split]) for split in loaded} == {"test": CASES, "tuning": 2}
+    cases = draw_cases(CASES, "correlated", "test")
+    assert (np.stack([np.asarray(image) for image in loaded["test"]["image"]]) == sources(cases)).all()
+    assert (np.stack([np.asarray(image) for image in loaded["test"]["true_image"]]) == truths(cases)).all()
+    assert list(loaded["test"]["request"]) == [case.request for case in cases]
+    assert all(parse(prompt) for prompt in loaded["test"]["vlm_source_prompt"])
+
+
+def row(method: str, family: str, success: float, psnr: float, on_target: float, off_target: float) -> Row:
+    return {
+        "method": method, "family": family, "strength": 1.0, "success": success, "psnr_true": psnr, "kept": 1.0,
+        "on_target": on_target, "off_target": off_target, "evaluations": 1.0, "seconds": 1.0,
+    }  # fmt: skip
+
+
+def test_a_peer_is_reported_at_its_own_best_settings() -> None:
+    rows = [
+        row("a weak", "a", 0.1, 40, 0.1, 0.0),
+        row("a good", "a", 0.8, 30, 1.0, 0.1),
+        row("a strong", "a", 0.9, 25, 1.2, 0.3),
+        row("a bettered", "a", 0.7, 26, 0.9, 0.2),
+        row("b only", "b", 0.2, 20, 0.3, 0.9),
+    ]
+    assert reports.best_settings(rows) == ["a good", "a strong", "b only"]
