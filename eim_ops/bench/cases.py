@@ -10,7 +10,7 @@ from PIL import Image
 from eim_ops.captioning.base import Captioner
 from eim_ops.faces.attributes import ATTRIBUTES, BY_NAME, Attribute
 from eim_ops.faces.face import Face
-from eim_ops.faces.grammar import caption, request, target_prompt
+from eim_ops.faces.grammar import caption, parse, request, target_prompt
 from eim_ops.faces.render import render
 from eim_ops.mini.face_set import HELD_OUT_SEED, draw_faces
 
@@ -78,6 +78,16 @@ def captioned(cases: Sequence[Case], captioner: Captioner) -> list[Case]:
         replace(case, source_prompt=source, target_prompt=target)
         for case, source, target in zip(cases, written, rewritten, strict=True)
     ]
+
+
+def second_change(case: Case) -> str:
+    """The case's source prompt with another attribute changed than the asked one, to its next value.
+
+    Raises GrammarError where the prompt, a captioner's, is not of the grammar.
+    """
+    other = ATTRIBUTES[(ATTRIBUTES.index(case.asked) + 1) % len(ATTRIBUTES)]
+    has = parse(case.source_prompt).get(other.name, 0)
+    return target_prompt(case.source_prompt, other.name, (has + 1) % len(other.values))
 
 
 def sources(cases: Sequence[Case]) -> np.ndarray:

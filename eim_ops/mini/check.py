@@ -1,5 +1,6 @@
 """Measure the shipped models on held-out faces: what they are worth, in figures."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from eim_ops.backbones.base import Backbone
 from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.edit import to_images, to_pixels
 from eim_ops.faces.attributes import ATTRIBUTES
@@ -23,7 +25,7 @@ from eim_ops.mini.train_vlm import measure_vlm
 Generate = Callable[[Sequence[str]], np.ndarray]
 """Prompts to uint8 images (B, 64, 64, 3)."""
 
-_JUDGE_FACES, _VAE_FACES, _VLM_FACES, _DIT_FACES = 2048, 512, 512, 256
+_JUDGE_FACES, _VAE_FACES, _VLM_FACES, _DIT_FACES, _VELOCITY_FACES = 2048, 512, 512, 256, 16
 _BATCH, _STEPS, _GUIDANCE = 64, 28, 3.0
 
 
@@ -48,6 +50,21 @@ def measure_dit(generate: Generate, judge: Judge, faces: Sequence[Face]) -> dict
     return {name: count / len(faces) for name, count in right.items()}
 
 
+def measure_velocity(backbone: Backbone, prompts: Sequence[str], repeats: int = 5) -> float:
+    """Seconds of one velocity of a batch, a row a prompt, on two threads: the fastest of some."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    conditioning = backbone.encode_text(prompts)
+    latents = backbone.encode_image(torch.zeros(len(prompts), 3, backbone.image_size, backbone.image_size))
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        backbone.velocity(latents, torch.tensor(0.5), conditioning)
+        times.append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    return min(times)
+
+
 def _generator(pipeline: Any) -> Generate:
     """Text to image by the diffusers pipeline itself, with guidance; noise seeded by each batch's place."""
     places: Iterator[int] = iter(range(1_000_000))
@@ -65,7 +82,8 @@ def _generator(pipeline: Any) -> Generate:
 
 def check() -> Mapping[str, Any]:
     """All figures: `judge` (accuracy or R2 by attribute), `vae_psnr` (dB), `vlm_accuracy` (stated attributes right),
-    `vlm_rewrite` (target prompts exact), `dit_accuracy` by attribute with its mean and min, and `jvp`: what the ways
+    `vlm_rewrite` (target prompts exact), `dit_accuracy` by attribute with its mean and min, `velocity_seconds` of 16 faces
+    on two threads, and `jvp`: what the ways
     to a derivative err and cost."""
     judge = load_judge()
     held_out = face_set(HELD_OUT_SEED, _JUDGE_FACES)
@@ -81,5 +99,6 @@ def check() -> Mapping[str, Any]:
         "dit_accuracy": dit,
         "dit_accuracy_mean": float(np.mean(list(dit.values()))),
         "dit_accuracy_min": min(dit.values()),
+        "velocity_seconds": measure_velocity(backbone, [caption(face) for face in held_out.faces[:_VELOCITY_FACES]]),
         "jvp": measure_jvp(partial(load_backbone, "mini-dit", None, "cpu"), [caption(f) for f in held_out.faces[:4]]),
     }

@@ -82,6 +82,8 @@ prompts from {{ 'mini-vlm' if report.captions == 'vlm' else 'ground truth' }}</h
 <tr><td>{{ name }}</td>{% for value in (its.off_target, its.psnr_true) %}
 <td>{{ 'never gets there' if value is none else '%.3f' % value }}</td>{% endfor %}</tr>
 {% endfor %}</table>
+<p>Text conditions changed: effectiveness {{ '%.3f' % summary.text_conditions.effectiveness }},
+decomposability {{ '%.3f' % summary.text_conditions.decomposability }}.</p>
 <table><tr><th>method, strength 1</th>{% for name in figures %}<th>{{ name }}</th>{% endfor %}
 <th>evaluations</th><th>seconds</th></tr>
 {% for name, its in summary.methods.items() %}

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipeline.bench.dataset import export
 from pipeline.bench.page import page
 from pipeline.bench.plots import plots
-from pipeline.bench.run import Row, measure_units, read_cases, write_cases
+from pipeline.bench.run import Row, measure_conditions, measure_units, read_cases, write_cases
 from pipeline.bench.spec import HEADLINE, PICTURES, TUNING_CASES, Models, Report, chunks, units
 from pipeline.storage import Store, parquet_bytes
 
@@ -65,7 +65,9 @@ def run_report(
     work = units(report, "test", cases, contenders)
     rows = measure_units(store, work, models, actors, report.name)
     tuned = TUNING_CASES if any(c.family not in ("eim", "round_trip") for c in contenders) else 0
-    summary = {"cases": cases, "tuning_cases": tuned, **summarise(rows)}
+    ours = next(unit for unit in work if unit.contender.name == "eim")
+    conditions = measure_conditions(store, ours, models)
+    summary = {"cases": cases, "tuning_cases": tuned, **summarise(rows), "text_conditions": conditions}
     drawn = plots(tabulate(rows), rows, summary)
     folder = store.below(report.name)
     folder.write("rows.parquet", parquet_bytes(pa.Table.from_pylist(rows)))

@@ -1,8 +1,9 @@
 """The benchmark on Ray: cases first, then the peers' tuning, then the reports. What storage holds isn't done again."""
 
+import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -123,6 +124,30 @@ def measure_units(store: Store, units: Sequence[Unit], models: Models, actors: i
         for unit in units
         for row in store.read_table(unit.key(models)).to_pylist()
     ]
+
+
+def measure_conditions(store: Store, unit: Unit, models: Models) -> dict[str, float]:
+    """How far changed text conditions move the unit's images, and whether two changes add; see `text_conditions`.
+
+    unit: of our method, prompts from ground truth. One task; kept in storage. Ray must be connected.
+    """
+    key = unit.key(models).replace("rows/", "conditions/").replace(".parquet", ".json")
+    if not store.exists(key):
+        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_conditions)
+        store.write(key, json.dumps(ray.get(task.remote(unit, models))).encode())
+    return json.loads(store.read(key))
+
+
+def _conditions(unit: Unit, models: Models) -> dict[str, float]:
+    from eim_ops.bench.cases import draw_cases, second_change, sources
+    from eim_ops.load import load_backbone
+    from eim_ops.metrics.disentanglement import text_conditions
+
+    cases = draw_cases(unit.cases.stop, unit.cases.world, unit.cases.split)[unit.cases.start :]
+    prompts, pairs = [c.source_prompt for c in cases], [(c.target_prompt, second_change(c)) for c in cases]
+    method: Any = unit.contender.settings
+    backbone = load_backbone(models.backbone)
+    return asdict(text_conditions(backbone, list(sources(cases)), prompts, pairs, method, models.batch))
 
 
 def _run_all(

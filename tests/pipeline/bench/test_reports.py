@@ -54,6 +54,7 @@ def test_the_figures_are_in_the_summary_and_the_pictures_on_the_page(done: tuple
     ceiling, unedited = summary["methods"]["ceiling"], summary["methods"]["unedited"]
     assert ceiling["psnr_true"] > figures["psnr_true"] > unedited["psnr_true"] - 3
     page = store.read("correlated-vlm/index.html").decode()
+    assert summary["text_conditions"]["effectiveness"] > 0
     assert page.count('alt="eim"') == CASES and "pareto.png" in page
     for name in ("pareto", "control", "disentanglement"):
         assert Image.open(io.BytesIO(store.read(f"correlated-vlm/{name}.png"))).width > 300
