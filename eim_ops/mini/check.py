@@ -82,9 +82,8 @@ def _generator(pipeline: Any) -> Generate:
 
 def check() -> Mapping[str, Any]:
     """All figures: `judge` (accuracy or R2 by attribute), `vae_psnr` (dB), `vlm_accuracy` (stated attributes right),
-    `vlm_rewrite` (target prompts exact), `dit_accuracy` by attribute with its mean and min, `velocity_seconds` of 16 faces
-    on two threads, and `jvp`: what the ways
-    to a derivative err and cost."""
+    `vlm_rewrite` (target prompts exact), `dit_accuracy` by attribute with its mean and min,
+    `velocity_seconds` of 16 faces on two threads, and `jvp`: what the ways to a derivative err and cost."""
     judge = load_judge()
     held_out = face_set(HELD_OUT_SEED, _JUDGE_FACES)
     backbone = load_backbone("mini-dit", None, "auto", "float32")
