@@ -1,4 +1,4 @@
-"""`eim spectrum MODEL IMAGES`: measure the power spectrum of a model's latents, by which HSDS is preconditioned."""
+"""`eim spectrum MODEL IMAGES`: measure how images of one prompt vary, by which HSDS is preconditioned."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +10,16 @@ def spectrum(
     model: Annotated[Path, typer.Argument(help="a local model folder; the spectrum is put into it")],
     images: Annotated[str, typer.Argument(help="a folder or s3:// prefix of images like those to be edited")],
     count: Annotated[int, typer.Option(min=2, help="how many of them")] = 512,
+    captioner: Annotated[str, typer.Option(help="writes their prompts; as in a recipe")] = "mini-vlm",
     batch: Annotated[int, typer.Option(min=1, help="images a call")] = 16,
 ) -> None:
-    """Measure the power spectrum of a model's latents and keep it beside the weights."""
+    """Measure the power spectrum of what prompts leave open in images, and keep it beside the weights."""
     import torch
+    from PIL import Image
 
     from eim_ops.edit import full_batches, to_images
-    from eim_ops.identify.spectrum import FILE, measure_spectrum, save_spectrum
-    from eim_ops.load import load_backbone
+    from eim_ops.identify.spectrum import FILE, measure_spectrum, save_spectrum, unexplained
+    from eim_ops.load import load_backbone, load_captioner
     from pipeline import storage
     from pipeline.decode import decode_image
     from pipeline.manifest import IMAGE_SUFFIXES
@@ -28,12 +30,16 @@ def spectrum(
     uris = [uri for uri in entries if Path(uri).suffix.lower() in IMAGE_SUFFIXES][:count]
     if len(uris) < 2:
         raise typer.BadParameter(f"{images} holds {len(uris)} images; at least 2 are needed", param_hint="IMAGES")
-    backbone = load_backbone(str(model))
-    latents = []
+    backbone, writer = load_backbone(str(model)), load_captioner(captioner)
+    left = []
     for indices, real in full_batches(len(uris), batch):
         pixels = [decode_image(storage.read(uris[i]).data, backbone.image_size) for i in indices]
-        latents.append(backbone.encode_image(to_images(pixels))[:real].float().cpu())
-    save_spectrum(measure_spectrum(torch.cat(latents)), model)
+        prompts = writer.describe([Image.fromarray(one) for one in pixels])
+        latents = backbone.encode_image(to_images(pixels))
+        left.append(
+            unexplained(backbone, latents, backbone.encode_text(prompts), indices.tolist())[:real].float().cpu()
+        )
+    save_spectrum(measure_spectrum(torch.cat(left)), model)
     typer.echo(f"spectrum of {len(uris)} images: {model / FILE}")
 
 

@@ -1,20 +1,41 @@
-"""The mean power spectrum of a backbone's latents: how much they vary at each frequency.
+"""The power spectrum of what a prompt leaves open in a latent: how much images of one prompt vary at each frequency.
 
-HSDS is preconditioned and damped by it. It is measured once from images and kept beside the model's weights.
+HSDS is preconditioned and damped by it: the curvature of log p(x | c) is that of the images *within* a condition. The
+spectrum of all images is another, far steeper one, since prompts explain most of what is large. It is measured once
+from captioned images and kept beside the model's weights.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from eim_ops.backbones.base import Backbone
+from eim_ops.encode import noised
+from eim_ops.joint import Conditioning
+from eim_ops.noise import noise
+
 FILE = "spectrum.safetensors"
 _FLOOR = 1e-3
+_TOP = 0.98
+"""The noise level at which a denoised image is what the prompt alone tells; at 1 exactly, models are little trained."""
+
+
+def unexplained(backbone: Backbone, latents: Tensor, conditioning: Conditioning, seeds: Sequence[int]) -> Tensor:
+    """Clean latents (B, C, h, w) less E[z0 | c] by the model: x - sigma v at the top noise level. Ours.
+
+    One evaluation a row.
+    """
+    eps = noise(seeds, 1, latents.shape[1:])[0].to(latents)
+    sigma = torch.tensor(_TOP)
+    x = noised(latents, eps, sigma.to(latents))
+    return latents - (x - sigma.to(latents) * backbone.velocity(x, sigma, conditioning))
 
 
 def measure_spectrum(latents: Tensor) -> Tensor:
-    """Variance at each frequency of the orthonormal FFT, over images: latents (N, C, h, w) to float32 (C, h, w).
+    """Variance at each frequency of the orthonormal FFT, over rows: (N, C, h, w) to float32 (C, h, w).
 
     Raises ValueError for fewer than two images.
     """

@@ -18,9 +18,10 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 
 from eim_ops.faces.grammar import caption
 from eim_ops.faces.tokenizer import build_tokenizer
-from eim_ops.identify.spectrum import measure_spectrum, save_spectrum
+from eim_ops.identify.spectrum import measure_spectrum, save_spectrum, unexplained
+from eim_ops.load import load_backbone
 from eim_ops.mini.attribute_weight import attribute_weight
-from eim_ops.mini.face_set import FaceSet, face_set
+from eim_ops.mini.face_set import FaceSet, draw_faces, face_set
 from eim_ops.mini.loop import Schedule, train
 from eim_ops.mini.shipped import WEIGHTS, shipped_path
 
@@ -31,6 +32,7 @@ PROMPT_TOKENS = 32
 _TEXT_WIDTH, _WIDTH, _HEADS, _LAYERS = 96, 192, 6, 4
 _CONDITION_DROPOUT, _SHUFFLE, _CLAUSE_DROPOUT = 0.1, 0.5, 0.1
 _FACES = 40_000
+_SPECTRUM_FACES, _SPECTRUM_BATCH = 1024, 32
 
 
 class MiniDit(nn.Module):
@@ -154,11 +156,22 @@ def export(work: Path, target: Path) -> None:
     vae.register_to_config(_name_or_path="")  # else the path of this machine is shipped
     pipeline = assemble(model.eval(), vae, tokenizer)
     pipeline.to(dtype=torch.float16, silence_dtype_warnings=True).save_pretrained(target)
-    save_spectrum(measure_spectrum(torch.from_numpy(np.array(np.load(_latents(work), mmap_mode="r")[:4096]))), target)
+    save_spectrum(_conditional_spectrum(target, work), target)
     earlier = json.loads((work / HISTORY).read_text()) if (work / HISTORY).exists() else []
     runs = [*earlier, {"steps": state["step"], "batch": SCHEDULE.batch, "minutes": round(state["seconds"] / 60)}]
     (target / HISTORY).write_text(json.dumps(runs) + "\n")
     (target / "README.md").write_text(_card(runs))
+
+
+def _conditional_spectrum(target: Path, work: Path) -> Tensor:
+    """Of the model in `target`, on its own training faces with full captions."""
+    backbone, left = load_backbone(str(target)), []
+    faces, latents = draw_faces(0, _SPECTRUM_FACES), np.load(_latents(work), mmap_mode="r")
+    for start in range(0, _SPECTRUM_FACES, _SPECTRUM_BATCH):
+        rows = range(start, start + _SPECTRUM_BATCH)
+        some = torch.from_numpy(np.array(latents[rows]))
+        left.append(unexplained(backbone, some, backbone.encode_text([caption(faces[row]) for row in rows]), rows))
+    return measure_spectrum(torch.cat(left))
 
 
 def _card(runs: list[dict[str, int]]) -> str:
