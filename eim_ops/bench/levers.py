@@ -7,7 +7,7 @@ from eim_ops.bench.contenders import Contender
 from eim_ops.method import Method
 
 _LEVERS: dict[str, tuple[Any, ...]] = {
-    "steps": (8, 10, 14, 20, 28),
+    "steps": (10, 14, 20, 28),
     "sigma_max": (0.7, 0.8, 0.9, 0.95, 1.0),
     "trajectory": ("fixed_point", "midpoint", "euler", "coupled"),
     "image_half": ("none", "dds", "hsds"),

@@ -190,7 +190,7 @@ A 64x64 text-to-image model of cartoon faces in the layout of Stable Diffusion 3
 - Data: {_FACES:,} procedural faces (`eim_ops.faces`, attributes independent), captions drawn anew for each sample.
 - Training: rectified flow, logit-normal sigma, 10 % condition dropout, AdamW, EMA, fp32 on two shared CPU cores:
   {told}. {samples:,} samples in all.
-- Autoencoder: 2,900 steps of batch 16; then its decoder alone, 2,200 steps of batch 16 (`eim mini train decoder`).
+- Autoencoder: 2,900 steps of batch 16; then its decoder alone, 5,400 steps of batch 16 (`eim mini train decoder`).
 - Commands: `eim mini train dit` from nothing, with `--from-shipped` on top of these weights; both resume.
 - Measured figures: `eim mini check` prints them; the README of the project quotes them.
 """
