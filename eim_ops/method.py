@@ -25,7 +25,7 @@ class Method:
     guidance: along the edit, `v_src + guidance * (v(c(alpha)) - v_src)`; 1 costs no second branch.
     """
 
-    steps: int = 20
+    steps: int = 10
     sigma_max: float = 0.9
     trajectory: TrajectoryKind = "fixed_point"
     image_half: ImageHalf = "dds"

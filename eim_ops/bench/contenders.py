@@ -24,7 +24,8 @@ RoundTrip = Literal["truth", "source"]
 SWEEP = 4
 """Strengths that share an encoding and a direction in the evaluations that are reported."""
 STRENGTHS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
-_ABLATION_STRENGTHS = (0.5, 1.0, 1.5, 2.0)
+_CURVE_STRENGTHS = (0.5, 1.0, 1.5, 2.0)
+"""Of HSDS and DDS, which are compared at equal effect."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,12 @@ def ours(default: Method, strengths: tuple[float, ...] = STRENGTHS) -> list[Cont
         "inversion": replace(default, trajectory="fixed_point"),
         "coupled": replace(default, trajectory="coupled"),
     }
-    few = tuple(strength for strength in _ABLATION_STRENGTHS if strength in strengths)
-    others = [Contender(name, "eim", method, few) for name, method in ablations.items() if method != default]
+    curve = tuple(strength for strength in _CURVE_STRENGTHS if strength in strengths)
+    others = [
+        Contender(name, "eim", method, curve if name.endswith(("dds", "hsds")) else (1.0,))
+        for name, method in ablations.items()
+        if method != default
+    ]
     return [Contender("eim", "eim", default, strengths), *others]
 
 

@@ -7,14 +7,14 @@ from eim_ops.bench.contenders import Contender
 from eim_ops.method import Method
 
 _LEVERS: dict[str, tuple[Any, ...]] = {
-    "steps": (10, 14, 20, 28),
-    "sigma_max": (0.7, 0.8, 0.9, 0.95, 1.0),
+    "guidance": (1.0, 1.25, 1.5, 1.75, 2.0, 3.0),
+    "sigma_max": (0.7, 0.8, 0.85, 0.9, 0.95, 1.0),
+    "steps": (6, 8, 10, 14, 20, 28),
     "trajectory": ("fixed_point", "midpoint", "euler", "coupled"),
     "image_half": ("none", "dds", "hsds"),
-    "draws": (1, 2, 8),
+    "image_scale": (0.5, 2.0, 3.0),
     "text_scale": (0.9, 1.1, 1.25),
-    "image_scale": (0.5, 1.5, 2.0),
-    "guidance": (1.0, 1.25, 1.5, 2.0, 3.0),
+    "draws": (1, 2, 4, 8),
 }
 _HSDS_LEVERS: dict[str, tuple[Any, ...]] = {
     "iterations": (1, 4),

@@ -46,7 +46,7 @@ def peer_grid() -> list[Contender]:
             controlled=(7, 14),
             guidance=(1.0, 3.0),
         ),
-        *_grid("dds", DdsSettings(iterations=100), learning_rate=(0.05, 0.1, 0.2), guidance=(1.5, 3.0)),
+        *_grid("dds", DdsSettings(iterations=100), learning_rate=(0.05, 0.1, 0.2), guidance=(1.0, 3.0)),
     ]
 
 
