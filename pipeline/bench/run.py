@@ -160,6 +160,8 @@ def _run_all(
         task = progress.add_task(title, total=len(work), completed=len(work) - len(left))
         for done in _streamed(stage, store, left, models, actors) if left else ():
             progress.advance(task, done)
+            if not progress.console.is_terminal:  # the bar is drawn at the end only
+                progress.console.print(f"{title}: {progress.tasks[task].completed:g} of {len(work)}")
 
 
 def _streamed(
