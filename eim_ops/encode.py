@@ -1,6 +1,7 @@
 """Encode: image and prompt to one joint latent, with the source trajectory that an edit starts from."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -8,8 +9,8 @@ import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.joint import Conditioning, Coupling, Inversion, JointLatent, per_row
-from eim_ops.manipulate import sample
+from eim_ops.joint import Conditioning, Coupling, FreeGuidance, Inversion, JointLatent, per_row
+from eim_ops.manipulate import guided_velocity, sample
 from eim_ops.method import Method
 from eim_ops.noise import noise
 
@@ -17,44 +18,55 @@ Solver = Literal["euler", "fixed_point", "midpoint"]
 
 
 def invert(
-    backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, solver: Solver = "fixed_point"
-) -> Tensor:
-    """Integrate the ODE from z0 (B, C, h, w) up to `sigmas[0]` under `conditioning`, without guidance.
+    backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, solver: Solver = "fixed_point",
+    free: FreeGuidance | None = None,
+) -> Tensor:  # fmt: skip
+    """Integrate the ODE from z0 (B, C, h, w) up to `sigmas[0]` under `conditioning`. With `free`, evaluations double.
 
     sigmas: (N + 1,) descending to 0. A sampler's step down is x_lo = x_hi + (s_lo - s_hi) v(x_hi, s_hi); undoing it
     needs v at the unknown x_hi. `euler` takes v(x_lo, s_hi), N evaluations. `fixed_point` then evaluates once more at
     the x_hi so found, 2 N: it comes back nearest to z0. `midpoint` follows the ODE itself to second order, 2 N: its
     noise is the truest, but a sampler by Euler steps leads elsewhere. Source: method, 'Encode'.
     """
+    velocity = partial(guided_velocity, backbone, free=free)
     x = clean
     for low, high in pairwise(sigmas.flip(0)):
         step = (high - low).to(x.dtype)
         if solver == "midpoint":
-            middle = x + step / 2 * backbone.velocity(x, low, conditioning)
-            x = x + step * backbone.velocity(middle, (low + high) / 2, conditioning)
+            middle = x + step / 2 * velocity(x, low, conditioning)
+            x = x + step * velocity(middle, (low + high) / 2, conditioning)
             continue
-        higher = x + step * backbone.velocity(x, high, conditioning)
+        higher = x + step * velocity(x, high, conditioning)
         if solver == "fixed_point":
-            higher = x + step * backbone.velocity(higher, high, conditioning)
+            higher = x + step * velocity(higher, high, conditioning)
         x = higher
     return x
 
 
 def inversion(
-    backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, solver: Solver
-) -> Inversion:
+    backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, solver: Solver,
+    free: FreeGuidance | None = None,
+) -> Inversion:  # fmt: skip
     """The ODE's point at sigma_max, and what sampling it back misses of z0. `invert`'s evaluations and N more."""
-    noisy = invert(backbone, clean, conditioning, sigmas, solver)
-    return Inversion(noisy, clean - sample(backbone, noisy, conditioning, sigmas))
+    noisy = invert(backbone, clean, conditioning, sigmas, solver, free)
+    return Inversion(noisy, clean - sample(backbone, noisy, conditioning, sigmas, free=free))
 
 
 def coupling(
-    backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, seeds: Sequence[int]
-) -> Coupling:
-    """One noise an image, and the source velocities along the line to it: N evaluations. Row i uses seeds[i] alone."""
-    eps = noise(seeds, 1, clean.shape[1:])[0].to(clean)
-    velocities = [backbone.velocity(noised(clean, eps, sigma), sigma, conditioning) for sigma in sigmas[:-1]]
-    return Coupling(eps, torch.stack(velocities, dim=1))
+    backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, seeds: Sequence[int],
+    free: FreeGuidance | None = None,
+) -> Coupling:  # fmt: skip
+    """Fresh noise for each level, as in FlowEdit, and the source velocities there: N evaluations, 2 N with `free`.
+
+    Errors of one noise don't add up over the levels, and all strengths share the source's evaluations. Row i uses
+    seeds[i] alone.
+    """
+    eps = noise(seeds, len(sigmas) - 1, clean.shape[1:]).to(clean)
+    velocities = [
+        guided_velocity(backbone, noised(clean, its, sigma), sigma, conditioning, free=free)
+        for its, sigma in zip(eps, sigmas[:-1], strict=True)
+    ]
+    return Coupling(eps.transpose(0, 1), torch.stack(velocities, dim=1))
 
 
 def noised(clean: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
@@ -68,14 +80,18 @@ def encode(
 ) -> JointLatent:
     """Images (B, 3, H, W) in [-1, 1] and their source prompts to a joint latent.
 
-    Evaluations a row: N coupled, 2 N by Euler, 3 N by fixed point or midpoint. Only the coupled form uses `seeds`.
+    Evaluations a row: N coupled, 2 N by Euler, 3 N by fixed point or midpoint; with free guidance twice that. Only
+    the coupled form uses `seeds`.
     """
     clean = backbone.encode_image(images)
     conditioning = backbone.encode_text(prompts)
     sigmas = backbone.grid(method.steps) * method.sigma_max
+    free = None
+    if method.free_guidance != 1:
+        free = FreeGuidance(backbone.encode_text([""] * len(prompts)), method.free_guidance)
     trajectory: Inversion | Coupling
     if method.trajectory == "coupled":
-        trajectory = coupling(backbone, clean, conditioning, sigmas, seeds)
+        trajectory = coupling(backbone, clean, conditioning, sigmas, seeds, free)
     else:
-        trajectory = inversion(backbone, clean, conditioning, sigmas, method.trajectory)
-    return JointLatent(clean, conditioning, trajectory, sigmas)
+        trajectory = inversion(backbone, clean, conditioning, sigmas, method.trajectory, free)
+    return JointLatent(clean, conditioning, trajectory, sigmas, free)

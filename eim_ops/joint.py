@@ -11,12 +11,12 @@ _T = TypeVar("_T")
 
 
 class Rows:
-    """A dataclass of tensors, or of other Rows, that are indexed and joined by rows; fields marked shared stay."""
+    """A dataclass of tensors, or of other Rows, that are indexed and joined by rows; None and fields marked shared
+    stay."""
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
-        return type(self)(
-            *(getattr(self, f.name) if "shared" in f.metadata else getattr(self, f.name)[rows] for f in fields(self))  # type: ignore[arg-type]
-        )
+        columns = [(f, getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
+        return type(self)(*(v if "shared" in f.metadata or v is None else v[rows] for f, v in columns))
 
     def __len__(self) -> int:
         return len(getattr(self, fields(self)[0].name))  # type: ignore[arg-type]
@@ -30,6 +30,8 @@ class Rows:
 
 
 def _cat(values: Sequence[Any]) -> Any:
+    if values[0] is None:
+        return None
     return torch.cat(list(values)) if isinstance(values[0], Tensor) else type(values[0]).cat(values)
 
 
@@ -55,6 +57,17 @@ class Conditioning(Rows):
 
 
 @dataclass(frozen=True)
+class FreeGuidance(Rows):
+    """Classifier-free guidance of every prompt alike: v_empty + weight (v(c) - v_empty).
+
+    empty: of the empty prompt.
+    """
+
+    empty: Conditioning
+    weight: float = field(metadata={"shared": True})
+
+
+@dataclass(frozen=True)
 class Inversion(Rows):
     """The source trajectory as the one point that the ODE leads to.
 
@@ -67,9 +80,10 @@ class Inversion(Rows):
 
 @dataclass(frozen=True)
 class Coupling(Rows):
-    """The source trajectory as the straight line to one noise: x_i = (1 - sigma_i) z0 + sigma_i eps.
+    """The source trajectory as points on straight lines to noise, fresh at each level:
+    x_i = (1 - sigma_i) z0 + sigma_i eps_i.
 
-    eps: (B, C, h, w). velocities: v(x_i, sigma_i, c_src) of every level but the last, (B, N, C, h, w).
+    eps: of every level but the last, (B, N, C, h, w). velocities: v(x_i, sigma_i, c_src), same shape.
     """
 
     eps: Tensor
@@ -81,13 +95,15 @@ class JointLatent(Rows):
     """An encoded image with its prompt.
 
     clean: z0, the scaled VAE latent (B, C, h, w). conditioning: of the source prompts. trajectory: how z0 hangs
-    together with its noisy points. sigmas: (N + 1,) from sigma_max down to 0, for all rows.
+    together with its noisy points. sigmas: (N + 1,) from sigma_max down to 0, for all rows. free_guidance: that the
+    trajectory was made with, and every edit from it is.
     """
 
     clean: Tensor
     conditioning: Conditioning
     trajectory: Inversion | Coupling
     sigmas: Tensor = field(metadata={"shared": True})
+    free_guidance: FreeGuidance | None = None
 
 
 @dataclass(frozen=True)

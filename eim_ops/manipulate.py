@@ -5,39 +5,45 @@ from itertools import pairwise
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.joint import Conditioning, Coupling, Direction, Inversion, JointLatent, per_row
+from eim_ops.joint import Conditioning, Coupling, Direction, FreeGuidance, Inversion, JointLatent, per_row
 
 
 def guided_velocity(
-    backbone: Backbone, x: Tensor, sigma: Tensor, conditioning: Conditioning, base: Conditioning | None, guidance: float
-) -> Tensor:
-    """v(c_base) + w (v(c) - v(c_base)), all at x (B, C, h, w). With w = 1 or no base one branch, else two.
+    backbone: Backbone, x: Tensor, sigma: Tensor, conditioning: Conditioning,
+    base: Conditioning | None = None, guidance: float = 1.0, free: FreeGuidance | None = None,
+) -> Tensor:  # fmt: skip
+    """v(c_base) + w (v(c) - v(c_base)), all at x (B, C, h, w); with `free`, each of the two under that guidance.
 
     With the source as base it guides along the edit, so that an edit of strength 0 stays the source; with the empty
-    prompt it is classifier-free guidance.
+    prompt it is classifier-free guidance. One evaluation a row, one more where w is not 1, one more with `free`.
     """
     velocity = backbone.velocity(x, sigma, conditioning)
-    if base is None or guidance == 1.0:
+    if base is not None and guidance != 1.0:
+        from_base = backbone.velocity(x, sigma, base)
+        velocity = from_base + guidance * (velocity - from_base)
+    if free is None:
         return velocity
-    from_base = backbone.velocity(x, sigma, base)
-    return from_base + guidance * (velocity - from_base)
+    # Both steps are linear, so the empty prompt's velocity enters once.
+    from_empty = backbone.velocity(x, sigma, free.empty)
+    return from_empty + free.weight * (velocity - from_empty)
 
 
 def sample(
     backbone: Backbone, noisy: Tensor, conditioning: Conditioning, sigmas: Tensor,
-    base: Conditioning | None = None, guidance: float = 1.0,
+    base: Conditioning | None = None, guidance: float = 1.0, free: FreeGuidance | None = None,
 ) -> Tensor:  # fmt: skip
     """Euler steps from x at `sigmas[0]` (B, C, h, w) down to a clean latent; guidance as in `guided_velocity`."""
     x = noisy
     for sigma, below in pairwise(sigmas):
-        x = x + (below - sigma).to(x.dtype) * guided_velocity(backbone, x, sigma, conditioning, base, guidance)
+        x = x + (below - sigma).to(x.dtype) * guided_velocity(backbone, x, sigma, conditioning, base, guidance, free)
     return x
 
 
 def manipulate(
     backbone: Backbone, joint: JointLatent, direction: Direction, strength: Tensor, guidance: float = 1.0
 ) -> Tensor:
-    """Edited clean latents (B, C, h, w) at `strength` (B,), any sign. N evaluations a row, 2 N with guidance.
+    """Edited clean latents (B, C, h, w) at `strength` (B,), any sign. N evaluations a row, N more with guidance, and
+    N more with free guidance.
 
     Both halves move: c(alpha) = c_src + alpha n_c, and the image by alpha (1 - sigma_max) n_x at the top level.
     """
@@ -57,8 +63,9 @@ def _from_inversion(
     guidance: float,
 ) -> Tensor:
     """Sample down from the shifted point. The inversion's residual is added back (ours): strength 0 returns z0."""
-    start = inversion.noisy + shift
-    return sample(backbone, start, conditioning, joint.sigmas, joint.conditioning, guidance) + inversion.residual
+    start, base = inversion.noisy + shift, joint.conditioning
+    edited = sample(backbone, start, conditioning, joint.sigmas, base, guidance, joint.free_guidance)
+    return edited + inversion.residual
 
 
 def _coupled(
@@ -73,7 +80,8 @@ def _coupled(
     y = joint.clean + shift
     for i, (sigma, below) in enumerate(pairwise(joint.sigmas)):
         level = sigma.to(y.dtype)
-        x = y - level * joint.clean + level * coupling.eps
-        velocity = guided_velocity(backbone, x, sigma, conditioning, joint.conditioning, guidance)
+        x = y - level * joint.clean + level * coupling.eps[:, i]
+        base, free = joint.conditioning, joint.free_guidance
+        velocity = guided_velocity(backbone, x, sigma, conditioning, base, guidance, free)
         y = y + (below - sigma).to(y.dtype) * (velocity - coupling.velocities[:, i])
     return y

@@ -14,7 +14,7 @@ class Method:
     steps: sampler steps from sigma_max down to 0; the source trajectory has the same grid.
     sigma_max: how deep the edit reaches, in (0, 1].
     trajectory: the source's: an inversion by `fixed_point` or `midpoint` (2 evaluations a step) or `euler` (1), or
-        `coupled` to one noise (1 evaluation a step, and no decoding of the unedited source).
+        `coupled` to fresh noise at each step (1 evaluation a step, and no decoding of the unedited source).
     image_half: `hsds` or `dds` shift the latent as well; `none` moves the text half alone.
     draws: noise draws of the image direction; each costs 2 evaluations per (image, attribute), and in HSDS 2 + 5
         for each iteration.
@@ -23,11 +23,12 @@ class Method:
     jacobian: HSDS differentiates under the `target` prompt or under the `source` prompt.
     text_scale, image_scale: length of each half at strength 1.
     guidance: along the edit, `v_src + guidance * (v(c(alpha)) - v_src)`; 1 costs no second branch.
+    free_guidance: classifier-free, of the source and of every edit alike; 1 costs no further branch.
     """
 
     steps: int = 10
-    sigma_max: float = 0.9
-    trajectory: TrajectoryKind = "fixed_point"
+    sigma_max: float = 0.95
+    trajectory: TrajectoryKind = "coupled"
     image_half: ImageHalf = "dds"
     draws: int = 4
     iterations: int = 2
@@ -35,7 +36,8 @@ class Method:
     jacobian: Literal["target", "source"] = "target"
     text_scale: float = 1.0
     image_scale: float = 1.0
-    guidance: float = 1.5
+    guidance: float = 1.25
+    free_guidance: float = 1.25
 
     def __post_init__(self) -> None:
         for key, kind in (
@@ -55,6 +57,7 @@ class Method:
             ("text_scale", 0 <= self.text_scale <= 10, "a number from 0 to 10"),
             ("image_scale", 0 <= self.image_scale <= 10, "a number from 0 to 10"),
             ("guidance", 0 < self.guidance <= 50, "a number above 0, at most 50"),
+            ("free_guidance", 0 < self.free_guidance <= 50, "a number above 0, at most 50"),
         )
         for key, holds, allowed_values in checks:
             if not holds:

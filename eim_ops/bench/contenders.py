@@ -71,9 +71,9 @@ def ours(default: Method, strengths: tuple[float, ...] = STRENGTHS) -> list[Cont
     prompt_swap: the image's own noise sampled under the other prompt. text_half, image_half_*: each half alone.
     joint_*: both. coupled, inversion: the two kinds of source trajectory.
     """
-    image_alone = replace(default, text_scale=0.0, guidance=1.0)
+    image_alone = replace(default, text_scale=0.0, guidance=1.0, free_guidance=1.0)
     ablations = {
-        "prompt_swap": replace(default, image_half="none", sigma_max=1.0, guidance=1.0),
+        "prompt_swap": replace(default, image_half="none", sigma_max=1.0, trajectory="fixed_point", guidance=1.0),
         "text_half": replace(default, image_half="none"),
         "image_half_dds": replace(image_alone, image_half="dds"),
         "image_half_hsds": replace(image_alone, image_half="hsds"),
@@ -121,7 +121,7 @@ def _run_ours(
         backbone, list(sources(cases)), prompts, tasks, method, seeds, batch)}  # fmt: skip
     pixels = np.stack([[edited[row, place].pixels for place in range(len(strengths))] for row in range(len(cases))])
     own = float(np.mean([one.evaluations for one in edited.values()]))
-    decoding = method.steps * (1 if method.guidance == 1 else 2)
+    decoding = method.steps * (1 + (method.guidance != 1) + (method.free_guidance != 1))
     cost = decoding + (own - decoding) * len(strengths) / SWEEP
     deficits = [triangle_deficit(torch.from_numpy(its)) for its in pixels]
     return [Edited(strength, pixels[:, place], cost, deficits) for place, strength in enumerate(strengths)]

@@ -7,8 +7,9 @@ from eim_ops.bench.contenders import Contender
 from eim_ops.method import Method
 
 _LEVERS: dict[str, tuple[Any, ...]] = {
-    "guidance": (1.0, 1.25, 1.5, 1.75, 2.0, 3.0),
-    "sigma_max": (0.7, 0.8, 0.85, 0.9, 0.95, 1.0),
+    "guidance": (1.0, 1.25, 1.5, 2.0, 3.0),
+    "free_guidance": (1.0, 1.25, 1.5, 2.0),
+    "sigma_max": (0.8, 0.9, 0.95, 1.0),
     "steps": (6, 8, 10, 14, 20, 28),
     "trajectory": ("fixed_point", "midpoint", "euler", "coupled"),
     "image_half": ("none", "dds", "hsds"),

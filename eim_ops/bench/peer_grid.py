@@ -28,16 +28,16 @@ def peer_grid() -> list[Contender]:
         *_grid(
             "flowedit",
             FlowEditSettings(steps=28, last=28),
-            last=(18, 22, 25),
-            source_guidance=(1.0, 1.5),
-            target_guidance=(1.5, 3.0, 5.0),
+            last=(22, 25, 28),
+            source_guidance=(1.0, 1.5, 2.0),
+            target_guidance=(1.5, 2.0, 3.0),
         ),
         *_grid(
             "flowedit",
-            FlowEditSettings(source_guidance=1.0, last=14),
+            FlowEditSettings(source_guidance=1.5, last=14),
             steps=(14,),
-            last=(11, 12),
-            target_guidance=(1.5, 3.0),
+            last=(12, 14),
+            target_guidance=(1.5, 2.0),
         ),
         *_grid(
             "rf_inversion",

@@ -63,7 +63,7 @@ def measure_disentanglement(
     """
     halves = {
         "text": replace(method, image_half="none"),
-        "image": replace(method, text_scale=0.0, guidance=1.0),
+        "image": replace(method, text_scale=0.0, guidance=1.0, free_guidance=1.0),
         "joint": method,
     }
     tasks = [[EditTask(name, (prompt,), 1.0) for name, prompt in its.items()] for its in target_prompts]

@@ -11,6 +11,7 @@ from eim_ops.identify.text import text_direction
 from eim_ops.joint import Direction, JointLatent
 from eim_ops.manipulate import manipulate
 from eim_ops.method import Method, TrajectoryKind
+from eim_ops.peers.flowedit import FlowEditSettings, flowedit
 
 SHAPE = (2, 2, 4, 4)
 TRAJECTORIES: tuple[TrajectoryKind, ...] = ("fixed_point", "midpoint", "euler", "coupled")
@@ -50,9 +51,11 @@ def test_the_text_half_alone_falls_short_of_the_shift_unless_all_noise_is_put_on
         assert torch.allclose(moved, direction.image, atol=1e-5) is whole
 
 
-def tiny_joint(backbone: Sd3Backbone, kind: TrajectoryKind) -> tuple[JointLatent, Direction]:
+def tiny_joint(
+    backbone: Sd3Backbone, kind: TrajectoryKind, free_guidance: float = 1.0
+) -> tuple[JointLatent, Direction]:
     images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    method = Method(steps=4, trajectory=kind)
+    method = Method(steps=4, sigma_max=0.9, trajectory=kind, free_guidance=free_guidance)
     joint = encode(backbone, images, ["a portrait with deep frown"] * 2, [1, 2], method)
     target = backbone.encode_text(["a portrait with broad smile"] * 2)
     image = dds_direction(backbone, joint.clean, joint.conditioning, target, [1, 2], 2, 0.9)
@@ -60,11 +63,11 @@ def tiny_joint(backbone: Sd3Backbone, kind: TrajectoryKind) -> tuple[JointLatent
 
 
 @pytest.mark.parametrize("kind", TRAJECTORIES)
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize(("guidance", "free_guidance"), [(1.0, 1.0), (3.0, 1.0), (1.25, 1.25)])
 def test_strength_0_returns_the_source_and_small_strengths_tend_to_it_linearly(
-    backbone: Sd3Backbone, guidance: float, kind: TrajectoryKind
+    backbone: Sd3Backbone, guidance: float, free_guidance: float, kind: TrajectoryKind
 ) -> None:
-    joint, direction = tiny_joint(backbone, kind)
+    joint, direction = tiny_joint(backbone, kind, free_guidance)
 
     def change(strength: float) -> torch.Tensor:
         return manipulate(backbone, joint, direction, torch.full((2,), strength), guidance) - joint.clean
@@ -77,12 +80,13 @@ def test_strength_0_returns_the_source_and_small_strengths_tend_to_it_linearly(
 
 
 @pytest.mark.parametrize(
-    ("kind", "guidance", "cost"), [("fixed_point", 1.0, 4), ("coupled", 1.0, 4), ("coupled", 3.0, 8)]
+    ("kind", "guidance", "free_guidance", "cost"),
+    [("fixed_point", 1.0, 1.0, 4), ("coupled", 1.0, 1.0, 4), ("coupled", 3.0, 1.0, 8), ("coupled", 3.0, 2.0, 12)],
 )
-def test_a_decode_costs_its_steps_and_guidance_twice_that(
-    backbone: Sd3Backbone, kind: TrajectoryKind, guidance: float, cost: int
+def test_a_decode_costs_its_steps_and_as_much_for_each_guidance(
+    backbone: Sd3Backbone, kind: TrajectoryKind, guidance: float, free_guidance: float, cost: int
 ) -> None:
-    joint, direction = tiny_joint(backbone, kind)
+    joint, direction = tiny_joint(backbone, kind, free_guidance)
     before = backbone.evaluations
     manipulate(backbone, joint, direction, torch.ones(2), guidance)
     assert backbone.evaluations - before == 2 * cost
@@ -93,3 +97,15 @@ def test_equal_prompts_give_a_zero_direction(backbone: Sd3Backbone) -> None:
     clean = torch.randn((1, 8, 16, 16), generator=torch.Generator().manual_seed(0))
     assert not dds_direction(backbone, clean, conditioning, conditioning, [0], 3, 0.9).any()
     assert not text_direction(conditioning, conditioning).tokens.any()
+
+
+def test_an_edit_by_text_alone_with_free_guidance_is_flowedit_at_equal_guidances(backbone: Sd3Backbone) -> None:
+    images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    method = Method(steps=4, sigma_max=1.0, trajectory="coupled", free_guidance=2.0)
+    joint = encode(backbone, images, ["a portrait with deep frown"] * 2, [1, 2], method)
+    target, empty = (backbone.encode_text([text] * 2) for text in ("a portrait with broad smile", ""))
+    direction = Direction(torch.zeros_like(joint.clean), text_direction(joint.conditioning, target))
+    settings = FlowEditSettings(steps=4, last=4, source_guidance=2.0, target_guidance=2.0)
+    expected = flowedit(backbone, joint.clean, joint.conditioning, target, empty, [1, 2], settings)
+    edited = manipulate(backbone, joint, direction, torch.ones(2))
+    assert (edited - expected).norm() < 1e-3 * (edited - joint.clean).norm()

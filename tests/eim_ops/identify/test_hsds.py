@@ -56,7 +56,7 @@ def solve(
     mean = randn(rows, *shift.shape, seed=1)
     source, target = mean_conditioning(mean), mean_conditioning(mean + shift)
     clean, seeds = world.draw(mean, 2), list(range(rows))
-    settings = Method(**{"draws": 4, "iterations": 4, "damping": 0.0, **method})  # type: ignore[arg-type]
+    settings = Method(**{"sigma_max": 0.9, "draws": 4, "iterations": 4, "damping": 0.0, **method})  # type: ignore[arg-type]
     dds = dds_direction(world, clean, source, target, seeds, settings.draws, settings.sigma_max)
     return hsds_direction(world, clean, source, target, seeds, settings), dds
 
@@ -146,7 +146,7 @@ def _unaccepted(
     """The solver's own answer under strong damping, whatever the acceptance test says."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hsds, "_held_out_residuals", lambda *_: (torch.zeros(ROWS), torch.ones(ROWS)))
-        method = Method(draws=4, iterations=3, damping=1e3)
+        method = Method(sigma_max=0.9, draws=4, iterations=3, damping=1e3)
         return hsds_direction(world, clean, source, target, [0, 1], method).image
 
 
