@@ -2,10 +2,12 @@
 
 import typer
 
-from jobs import edit, evaluate, faces, mini, report, spectrum
+from jobs import compact, edit, evaluate, faces, mini, report, spectrum, verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 app.command("edit")(edit.edit)
+app.command("verify")(verify.verify)
+app.command("compact")(compact.compact)
 app.command("report")(report.report)
 app.command("spectrum")(spectrum.spectrum)
 app.add_typer(evaluate.app, name="evaluate")

@@ -10,6 +10,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from pipeline.actors import CaptionStage, EditStage
+from pipeline.ask import Ask
 from pipeline.cluster import RETRIES, configure_data, connect
 from pipeline.ledger import Account, Ledger, open_run
 from pipeline.manifest import Manifest, prepare_manifest
@@ -74,6 +75,7 @@ def run_edit(
     output = open_store(recipe.output)
     manifest = prepare_manifest(recipe.input, output)
     store, name = open_run(output, pixel_settings(recipe, facts), new_run)
+    Ask(name, manifest.prefix, recipe.edits).record(store)
     run = _Run(recipe, operations, facts, manifest, Ledger(store, name), retry_failed)
     before = run.ledger.account(manifest, recipe.edits, retry_failed)
     counts, problem = Counts(), None

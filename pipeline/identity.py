@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,15 @@ def noise_seed(seed: int, source_sha256: str) -> int:
 def image_key(sample: str, edit: str, image_sha256: str) -> str:
     """Where an edited image lives, below the output."""
     return f"images/{sample}/{edit}.{image_sha256[:_SHORT]}.png"
+
+
+_IMAGE_KEY = re.compile(r"images/([^/]+)/([^/.]+)\.([0-9a-f]{16})\.png")
+
+
+def parse_image_key(key: str) -> tuple[str, str, str] | None:
+    """The sample id, the edit id and the first 16 hex of the sha256 that `image_key` was given; None: no such key."""
+    found = _IMAGE_KEY.fullmatch(key)
+    return None if found is None else (found[1], found[2], found[3])
 
 
 def part_key(kind: str, bucket: str, identities: Iterable[Sequence[str]]) -> str:

@@ -8,14 +8,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import storage
 from pipeline.asked import asked_by_row
 from pipeline.identity import canonical_json, fingerprint
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, all_manifests
 from pipeline.recipe import EditSpec
+from pipeline.runs import Run, new_run_prefix
 from pipeline.schema import EDITS, FAILURES
 from pipeline.storage import Store, in_threads
 
 _KEY = ["sample_id", "edit_id"]
+_BUCKET = "bucket="
 Key = tuple[str, str]
 
 
@@ -30,6 +33,30 @@ class View:
     edits: pa.Table
     failures: pa.Table
     repeats: int
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The raw rows of one bucket, of every fingerprint, and the keys of the parts that hold them."""
+
+    edits: pa.Table
+    failures: pa.Table
+    edits_parts: tuple[str, ...]
+    failures_parts: tuple[str, ...]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of both kinds."""
+        return self.edits_parts + self.failures_parts
+
+    def views(self) -> dict[str, View]:
+        """The view of each fingerprint that has rows here."""
+        names = {name for table in (self.edits, self.failures) for name in table["fingerprint"].unique().to_pylist()}
+
+        def of(table: pa.Table, name: str) -> pa.Table:
+            return table.filter(pc.equal(table["fingerprint"], name))
+
+        return {name: _view(of(self.edits, name), of(self.failures, name)) for name in sorted(names)}
 
 
 @dataclass(frozen=True)
@@ -58,7 +85,8 @@ def _first_of_each_key(table: pa.Table, order: Sequence[tuple[str, str]]) -> pa.
     return table.filter(pa.chunked_array([pa.array([True]), changes]))
 
 
-def _keys(table: pa.Table) -> list[Key]:
+def keys_of(table: pa.Table) -> list[Key]:
+    """The (sample_id, edit_id) of each row."""
     return list(zip(table["sample_id"].to_pylist(), table["edit_id"].to_pylist(), strict=True))
 
 
@@ -67,8 +95,8 @@ def _view(edits: pa.Table, failures: pa.Table) -> View:
     edits = _first_of_each_key(edits, [("image_sha256", "ascending")])
     ranks = [("attempts", "descending"), *((name, "ascending") for name in ("stage", "error_type", "message"))]
     failures = _first_of_each_key(failures, ranks)
-    edited = set(_keys(edits))
-    overtaken = pa.array([key in edited for key in _keys(failures)], pa.bool_())
+    edited = set(keys_of(edits))
+    overtaken = pa.array([key in edited for key in keys_of(failures)], pa.bool_())
     kept = failures.filter(pc.invert(overtaken))
     # A failure that a later attempt mended is history, not a repeat.
     return View(edits, kept, raw - len(edits) - len(failures))
@@ -98,11 +126,17 @@ class Ledger:
         errors = [*columns, "attempts", "stage", "error_type", "message"]
         return _view(edits, self._raw("failures", f"/bucket={bucket}", FAILURES, errors))
 
+    def raw(self, bucket: str, edits: Sequence[str] = EDITS.names, failures: Sequence[str] = FAILURES.names) -> Raw:
+        """The raw rows of one bucket, whatever their fingerprint, with these columns."""
+        edits_parts, edits_rows = self.store.read_parts(f"edits/{_BUCKET}{bucket}", EDITS, edits)
+        failures_parts, failures_rows = self.store.read_parts(f"failures/{_BUCKET}{bucket}", FAILURES, failures)
+        return Raw(edits_rows, failures_rows, tuple(edits_parts), tuple(failures_parts))
+
     def done_ids(self, bucket: str, retry_failed: bool = False) -> tuple[set[Key], dict[Key, int]]:
         """Keys that need no work in a bucket, and the earlier attempts of those that failed."""
         view = self.bucket(bucket)
-        attempts = dict(zip(_keys(view.failures), view.failures["attempts"].to_pylist(), strict=True))
-        done = set(_keys(view.edits))
+        attempts = dict(zip(keys_of(view.failures), view.failures["attempts"].to_pylist(), strict=True))
+        done = set(keys_of(view.edits))
         return (done if retry_failed else done | attempts.keys()), attempts
 
     def account(self, manifest: Manifest, edits: Sequence[EditSpec], retry_failed: bool = False) -> Account:
@@ -117,11 +151,18 @@ class Ledger:
         asked_rows = asked_by_row(manifest.read(bucket), edits)
         asked = {(row["sample_id"], edit.edit_id) for row, its_edits in asked_rows for edit in its_edits}
         view = self.bucket(bucket)
-        edited, failed = asked.intersection(_keys(view.edits)), asked.intersection(_keys(view.failures))
+        edited, failed = asked.intersection(keys_of(view.edits)), asked.intersection(keys_of(view.failures))
         failures = 0 if retry_failed else len(failed)
         images = len({sample for sample, _ in asked})
         left = len(asked) - len(edited) - failures
         return Account(images, len(asked), len(edited), failures, left, view.repeats)
+
+
+def buckets_of(run: Run) -> list[str]:
+    """The buckets of a run that can hold rows or images: those with parts, and those of every listing."""
+    folders = [name for kind in ("edits", "failures") for name in storage.folders(run.store.uri(kind), _BUCKET)]
+    listed = {bucket for manifest in all_manifests(run.output) for bucket in manifest.rows}
+    return sorted(listed.union(name.removeprefix(_BUCKET) for name in folders))
 
 
 def open_run(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple[Store, str]:
@@ -132,7 +173,7 @@ def open_run(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple
     name = fingerprint(settings)
     others = [key for key in output.keys("recipe") if key != f"recipe/{name}.json"]
     if others and new_run:
-        output, others = output.below(f"run-{name[:16]}"), []
+        output, others = output.below(new_run_prefix(name)), []
     if others:
         raise FingerprintError(_refusal(output, others, settings))
     key = f"recipe/{name}.json"

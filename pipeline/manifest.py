@@ -4,6 +4,7 @@ Rows stream through a spool on the driver's disk, so that memory holds one bucke
 named by content, and their folder by all of them: the same input gives the same keys and is not written twice.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -62,6 +63,20 @@ class Manifest:
                 groups.append(tuple(current))
                 current = []
         return [*groups, tuple(current)] if current else groups
+
+
+def open_manifest(output: Store, prefix: str) -> Manifest:
+    """The manifest that was prepared below an output under this prefix; raises FileNotFoundError."""
+    return Manifest(output, prefix, json.loads(output.read(f"{prefix}/index.json"))["rows"])
+
+
+def all_manifests(output: Store) -> list[Manifest]:
+    """Every manifest that was prepared below an output; one whose writing was cut short has no index and is none."""
+    found = []
+    for name in storage.folders(output.uri("manifest")):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(open_manifest(output, f"manifest/{name}"))
+    return found
 
 
 def prepare_manifest(source: Input, output: Store) -> Manifest:

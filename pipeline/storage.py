@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, ParamSpec, TypeVar
@@ -20,7 +20,13 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.asyn import sync
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -28,6 +34,8 @@ _T = TypeVar("_T")
 _S3 = "s3://"
 _ATTEMPTS = 6
 _PAGE_KEYS = 1000
+_PARTIAL = ".partial"
+_LISTINGS = 5
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _TRANSIENT = (
     OSError,
@@ -48,6 +56,8 @@ class Entry:
     uri: str
     version: str
     size: int
+    modified: float = field(compare=False)
+    """Seconds since 1970, by the store's clock; stores round it differently in a listing and on request."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +144,11 @@ def _stat(uri: str) -> Entry:
     if is_s3(uri):
         bucket, key = _split(uri)
         head = _s3().call_s3("head_object", Bucket=bucket, Key=key)
-        return Entry(uri, head["ETag"].strip('"'), int(head["ContentLength"]))
+        return Entry(uri, head["ETag"].strip('"'), int(head["ContentLength"]), head["LastModified"].timestamp())
     stat = os.stat(uri)
     if not os.path.isfile(uri):
         raise IsADirectoryError(f"{uri} is not a file")
-    return Entry(uri, _disk_version(stat), stat.st_size)
+    return Entry(uri, _disk_version(stat), stat.st_size, stat.st_mtime)
 
 
 def stat(uri: str) -> Entry:
@@ -158,11 +168,14 @@ def exists(uri: str) -> bool:
 def _write_disk(path: str, data: bytes) -> None:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(prefix=f".{name[:40]}.", suffix=".partial", dir=folder)
+    descriptor, partial = tempfile.mkstemp(prefix=f".{name[:40]}.", suffix=_PARTIAL, dir=folder)
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
             os.fchmod(file.fileno(), 0o644)
+            # A name that outlives a power cut must not outlive its bytes.
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
@@ -179,44 +192,84 @@ def write(uri: str, data: bytes) -> None:
     _retried(_write_s3 if is_s3(uri) else _write_disk, uri, data)
 
 
+def _delete(uri: str) -> None:
+    try:
+        if is_s3(uri):
+            bucket, key = _split(uri)
+            _s3().call_s3("delete_object", Bucket=bucket, Key=key)
+        else:
+            # Its folder stays, even empty: a writer may be about to put something there.
+            os.unlink(uri)
+    except FileNotFoundError:
+        pass
+
+
+def delete(uri: str) -> None:
+    """Remove an object; one that is not there is no error."""
+    _retried(_delete, uri)
+
+
 def open_stream(uri: str) -> IO[bytes]:
     """A readable, seekable stream, for user files that may not fit in memory."""
     return _s3().open(uri, "rb") if is_s3(uri) else open(uri, "rb")
 
 
-def _list_disk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Entry]:
+def _list_disk(folder: str, beginning: str = "", above: frozenset[str] = frozenset()) -> Iterator[Entry]:
     real = os.path.realpath(folder)
     if real in above:  # a link back to a folder that is being listed
         return
     try:
-        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with os.scandir(folder) as scan:
+            found = sorted((entry for entry in scan if entry.name.startswith(beginning)), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in found:
         if entry.is_dir():
-            yield from _list_disk(entry.path, above | {real})
-        elif entry.is_file():
+            yield from _list_disk(entry.path, above=above | {real})
+        elif entry.is_file() and not (entry.name.startswith(".") and entry.name.endswith(_PARTIAL)):
             stat = entry.stat()
-            yield Entry(entry.path, _disk_version(stat), stat.st_size)
+            yield Entry(entry.path, _disk_version(stat), stat.st_size, stat.st_mtime)
 
 
-def _list_s3(uri: str) -> Iterator[Entry]:
+def _pages_s3(uri: str, beginning: str, **options: str) -> Iterator[dict[str, Any]]:
     bucket, key = _split(uri)
     prefix = f"{key.rstrip('/')}/" if key else ""
-    page: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": _PAGE_KEYS}
+    page: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix}{beginning}", "MaxKeys": _PAGE_KEYS, **options}
     while True:
         answer = _retried(_s3().call_s3, "list_objects_v2", **page)
-        for found in answer.get("Contents", ()):
-            if not found["Key"].endswith("/"):
-                yield Entry(f"{_S3}{bucket}/{found['Key']}", found["ETag"].strip('"'), int(found["Size"]))
+        yield answer
         if not answer.get("IsTruncated"):
             return
         page["ContinuationToken"] = answer["NextContinuationToken"]
 
 
-def list_entries(uri: str) -> Iterator[Entry]:
-    """All objects below a folder or prefix, streamed in order of their names; nothing when it is not there."""
-    return _list_s3(uri) if is_s3(uri) else _list_disk(uri)
+def _list_s3(uri: str, beginning: str) -> Iterator[Entry]:
+    bucket, _ = _split(uri)
+    for page in _pages_s3(uri, beginning):
+        for found in page.get("Contents", ()):
+            if not found["Key"].endswith("/"):
+                name, version = f"{_S3}{bucket}/{found['Key']}", found["ETag"].strip('"')
+                yield Entry(name, version, int(found["Size"]), found["LastModified"].timestamp())
+
+
+def list_entries(uri: str, beginning: str = "") -> Iterator[Entry]:
+    """All objects below a folder or prefix, streamed in order of their names; nothing when it is not there.
+
+    With `beginning`, only what is named so directly below it, and everything in folders that are named so.
+    """
+    return _list_s3(uri, beginning) if is_s3(uri) else _list_disk(uri, beginning)
+
+
+def folders(uri: str, beginning: str = "") -> list[str]:
+    """The names of the folders directly below a folder or prefix that begin so, in order."""
+    if is_s3(uri):
+        pages = _pages_s3(uri, beginning, Delimiter="/")
+        return [found["Prefix"].split("/")[-2] for page in pages for found in page.get("CommonPrefixes", ())]
+    try:
+        with os.scandir(uri) as scan:
+            return sorted(entry.name for entry in scan if entry.name.startswith(beginning) and entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 @dataclass(frozen=True)
@@ -245,9 +298,17 @@ class Store:
         """Put an object whole or not at all."""
         write(self.uri(key), data)
 
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        delete(self.uri(key))
+
+    def key(self, uri: str) -> str:
+        """The inverse of `uri`, for a URI below the root."""
+        return uri.removeprefix(f"{self.root}/")
+
     def keys(self, prefix: str) -> list[str]:
         """The keys of all objects below a prefix, in order."""
-        return [entry.uri.removeprefix(f"{self.root}/") for entry in list_entries(self.uri(prefix))]
+        return [self.key(entry.uri) for entry in list_entries(self.uri(prefix))]
 
     def write_table(self, key: str, table: pa.Table) -> None:
         """Put a Parquet file, unless an object of that name is there: its name says what it holds."""
@@ -258,12 +319,22 @@ class Store:
         """A Parquet file as a table."""
         return pq.read_table(io.BytesIO(self.read(key)), columns=None if columns is None else list(columns))
 
+    def read_parts(self, prefix: str, schema: pa.Schema, columns: Sequence[str]) -> tuple[list[str], pa.Table]:
+        """The keys of all Parquet parts below a prefix, and their rows; columns that a part lacks are null."""
+        # A part that goes between listing and reading was merged into one that a new listing shows.
+        again = Retrying(
+            stop=stop_after_attempt(_LISTINGS), retry=retry_if_exception_type(FileNotFoundError), reraise=True
+        )
+        return again(self._read_parts, prefix, pa.schema([schema.field(name) for name in columns]))
+
+    def _read_parts(self, prefix: str, schema: pa.Schema) -> tuple[list[str], pa.Table]:
+        keys = [key for key in self.keys(prefix) if key.endswith(".parquet")]
+        tables = [_conform(self.read_table(key), schema) for key in keys]
+        return keys, pa.concat_tables(tables) if tables else schema.empty_table()
+
     def read_tables(self, prefix: str, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
         """All Parquet parts below a prefix as one table of these columns; columns a part lacks are null."""
-        wanted = pa.schema([schema.field(name) for name in columns])
-        keys = [key for key in self.keys(prefix) if key.endswith(".parquet")]
-        tables = [_conform(self.read_table(key), wanted) for key in keys]
-        return pa.concat_tables(tables) if tables else wanted.empty_table()
+        return self.read_parts(prefix, schema, columns)[1]
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -1,5 +1,6 @@
 """Whole edit jobs on a local Ray of two CPUs, with fake operations: what is asked is what is there."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.compact import compact_output
 from pipeline.flow import Summary, run_edit
 from pipeline.ledger import FingerprintError, Ledger
 from pipeline.recipe import parse_recipe
 from pipeline.storage import in_threads, open_store, read
+from pipeline.verify import verify_output
 from tests.conftest import PngMaker
 from tests.fakes import fake_operations
 
@@ -41,7 +44,7 @@ def run(root: str, *, revision: str = "fake-1", options: dict[str, bool] | None 
 
 
 def check_outputs(summary: Summary) -> None:
-    """The view has one row for each asked edit, each edits row its image, and no image is without a row."""
+    """The view has one row for each asked edit, each edits row its image, and no image is without a row; twice over."""
     store = open_store(summary.output)
     view = Ledger(store, summary.fingerprint).read()
     assert (len(view.edits), len(view.failures)) == (summary.edits, summary.failures)
@@ -49,6 +52,9 @@ def check_outputs(summary: Summary) -> None:
     assert len(set(uris)) == len(uris)
     assert all(data.data.startswith(b"\x89PNG") for data in in_threads(read, uris))
     assert sorted(uris) == sorted(store.uri(key) for key in store.keys("images"))
+    check = next(run.check for run in verify_output(summary.output) if run.root == summary.output)
+    assert (check.problems, check.orphans) == ({}, 0)
+    assert (check.edits, check.failures, check.repeats) == (summary.edits, summary.failures, summary.repeats)
 
 
 @pytest.mark.usefixtures("ray_two_cpus")
@@ -137,3 +143,5 @@ def test_a_killed_driver_is_completed_by_the_same_command(root: str, png: PngMak
     assert (summary.edits, summary.failures, summary.left) == (192, 0, 0)
     assert summary.new_edits <= 192 - done
     check_outputs(summary)
+    compact_output(summary.output)
+    check_outputs(dataclasses.replace(summary, repeats=0))

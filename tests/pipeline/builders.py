@@ -1,14 +1,26 @@
 """Neutral rows and recipes; a test names what matters to it."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from pipeline.asked import AskedEdit, edits_to_json
+from pipeline.ask import Ask
+from pipeline.asked import AskedEdit, asked_edits, edits_to_json
+from pipeline.decode import encode_png
+from pipeline.ledger import open_run
+from pipeline.manifest import Manifest, prepare_manifest
+from pipeline.operations import pixel_settings
+from pipeline.progress import Progress
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.schema import EDITS, FAILURES
-from pipeline.work import BLANK
+from pipeline.sink import EditSink, RunFacts
+from pipeline.storage import Store, open_store
+from pipeline.work import BLANK, BLANK_RESULT, table_of_work
+from tests.fakes import fake_operations
 
 Row = dict[str, Any]
 SMILE = {"attribute": "smile", "target": "broad smile", "strengths": [1]}
@@ -50,3 +62,56 @@ def work_row(*edits: AskedEdit, **changes: Any) -> Row:
         "edits": edits_to_json(edits or [asked()]),
         **changes,
     }
+
+
+def result(edit_id: str, shade: int = 0, **changes: Any) -> Row:
+    """An edit that was made: a plain image of this shade."""
+    image = encode_png(np.full((16, 16, 3), shade, np.uint8))
+    done = {"edit_id": edit_id, "target_prompts": ["t"], "image": image, "width": 16, "height": 16, "psnr": 30.0}
+    return {**BLANK_RESULT, **done, **changes}
+
+
+@dataclass(frozen=True)
+class Job:
+    """An edit job up to its first write: input listed, settings and ask recorded."""
+
+    recipe: Recipe
+    output: Store
+    store: Store
+    fingerprint: str
+    manifest: Manifest
+
+    @property
+    def samples(self) -> list[Row]:
+        """The manifest's rows, in order of their ids."""
+        return [row for bucket in sorted(self.manifest.rows) for row in self.manifest.read(bucket)]
+
+    def edits(self, sample: Row) -> list[AskedEdit]:
+        """What is asked of a manifest row."""
+        return asked_edits(sample, self.recipe.edits)
+
+    def write(self, samples: Sequence[Row], shade: int = 0, error: str | None = None, attempts: int = 0) -> None:
+        """One write task that makes every edit of these rows, in this shade, or fails with this error."""
+        rows = []
+        for sample in samples:
+            edits = [AskedEdit(**{**vars(edit), "attempts": attempts}) for edit in self.edits(sample)]
+            row = work_row(*edits, sample_id=sample["sample_id"], uri=sample["uri"], version=sample["version"])
+            failed = {"error_stage": "load", "error_type": "E", "error_message": error}
+            made = {"results": [result(edit.edit_id, shade) for edit in edits]}
+            rows.append({**row, **(made if error is None else failed)})
+        facts = RunFacts(self.fingerprint, "m", "mr", "c", "cr")
+        EditSink(self.store, facts, Progress(), 1000).write([table_of_work(rows)], None)
+
+
+def start_job(root: str, images: int = 3, *, revision: str = "fake-1", new_run: bool = False, **changes: Any) -> Job:
+    """Put `images` inputs below a root and begin a job on them; they need not be images, since nothing reads them."""
+    for index in range(images):
+        if not open_store(root).exists(f"in/{index}.png"):
+            open_store(root).write(f"in/{index}.png", str(index).encode())
+    recipe = make_recipe(**{"input": {"path": f"{root}/in"}, "output": f"{root}/out", **changes})
+    output = open_store(recipe.output)
+    manifest = prepare_manifest(recipe.input, output)
+    settings = pixel_settings(recipe, fake_operations(revision=revision).facts(recipe))
+    store, fingerprint = open_run(output, settings, new_run)
+    Ask(fingerprint, manifest.prefix, recipe.edits).record(store)
+    return Job(recipe, output, store, fingerprint, manifest)

@@ -92,3 +92,9 @@ def test_keys_are_these_for_good() -> None:
         identity.part_key("edits", "ab", [("s", "e", "i")])
         == "edits/bucket=ab/part-306472921134008f60b5f7a92639d6635bc8af1ace5b3e719333499bea5e6031.parquet"
     )
+
+
+def test_an_image_key_tells_what_it_was_made_of() -> None:
+    sha256 = identity.sha256_bytes(b"x")
+    assert identity.parse_image_key(identity.image_key("aa1", "e", sha256)) == ("aa1", "e", sha256[:16])
+    assert identity.parse_image_key("images/aa1/notes.txt") is None

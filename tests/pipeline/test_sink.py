@@ -1,17 +1,15 @@
 import io
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.decode import encode_png
 from pipeline.identity import sha256_bytes
 from pipeline.ledger import Ledger
 from pipeline.progress import Progress, TooManyFailures
 from pipeline.sink import EditSink, RunFacts
 from pipeline.storage import Store, open_store, read
-from pipeline.work import BLANK_RESULT, Row, table_of_work
-from tests.pipeline.builders import asked, work_row
+from pipeline.work import Row, table_of_work
+from tests.pipeline.builders import asked, result, work_row
 
 FACTS = RunFacts("f", "m", "mr", "c", "cr")
 
@@ -21,12 +19,6 @@ class _Failing(Progress):
 
     def written(self, edits: int, failures: int, seconds: float) -> int:
         return 5
-
-
-def result(edit_id: str, shade: int = 0, **changes: object) -> Row:
-    image = encode_png(np.full((16, 16, 3), shade, np.uint8))
-    done = {"edit_id": edit_id, "target_prompts": ["t"], "image": image, "width": 16, "height": 16, "psnr": 30.0}
-    return {**BLANK_RESULT, **done, **changes}
 
 
 def write(store: Store, rows: list[Row], progress: Progress = Progress(), limit: int = 100) -> None:  # noqa: B008

@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,6 +43,54 @@ def test_a_prefix_is_a_folder_not_a_beginning_of_a_name(root: str) -> None:
     store.write("in/a", b"")
     store.write("in2/b", b"")
     assert store.keys("in") == ["in/a"]
+
+
+def test_a_listing_can_be_of_names_with_a_beginning(root: str) -> None:
+    store = open_store(root)
+    for key in ("in/ab1/ax", "in/ab2/bx", "in/ac/ab", "in/ab3", "other/ab"):
+        store.write(key, b"")
+    listed = [store.key(entry.uri) for entry in storage.list_entries(store.uri("in"), "ab")]
+    assert listed == ["in/ab1/ax", "in/ab2/bx", "in/ab3"]
+    assert storage.folders(store.uri("in"), "ab") == ["ab1", "ab2"]
+    assert storage.folders(store.root) == ["in", "other"]
+    assert storage.folders(store.uri("nothing")) == []
+
+
+def test_what_is_removed_is_gone_and_may_be_removed_again(root: str) -> None:
+    store = open_store(root)
+    store.write("a/b", b"")
+    store.write("a/c", b"")
+    store.delete("a/b")
+    store.delete("a/b")
+    assert store.keys("a") == ["a/c"]
+
+
+def test_objects_tell_when_they_were_written(root: str) -> None:
+    store, before = open_store(root), time.time()
+    store.write("a", b"")
+    (entry,) = storage.list_entries(store.root)
+    for modified in (entry.modified, storage.stat(entry.uri).modified):
+        assert before - 2 < modified < time.time() + 2  # stores cut the fraction
+
+
+def test_a_part_that_goes_between_listing_and_reading_is_read_where_it_went(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, read = open_store(root), storage.read
+    store.write_table("t/old.parquet", pa.table({"a": [1]}))
+
+    def merged_meanwhile(uri: str) -> storage.Blob:
+        store.write_table("t/new.parquet", pa.table({"a": [1]}))
+        store.delete("t/old.parquet")
+        return read(uri)
+
+    monkeypatch.setattr(storage, "read", merged_meanwhile)
+    assert store.read_tables("t", pa.schema([("a", pa.int64())]), ["a"])["a"].to_pylist() == [1]
+
+
+def test_what_a_kill_left_half_written_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / ".part-1.parquet.x7f.partial").write_bytes(b"hal")
+    assert open_store(str(tmp_path)).keys("") == []
 
 
 def test_tables_of_a_prefix_come_as_one_with_null_for_missing_columns(root: str) -> None:
