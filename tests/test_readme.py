@@ -41,7 +41,7 @@ def test_every_key_of_a_recipe_and_of_the_method_is_told() -> None:
     assert [key for key in Method.__dataclass_fields__ if key not in told] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/guarantees.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/findings.md", "docs/guarantees.md"])
 def test_links_and_named_files_are_there(page: str) -> None:
     text = (ROOT / page).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]

@@ -14,6 +14,7 @@ from eim_ops.method import Method
         ("iterations", 65, "a whole number from 1 to 64"),
         ("damping", -1.0, "a number from 0 to 1000000"),
         ("guidance", float("nan"), "a number above 0, at most 50"),
+        ("free_guidance", 0, "a number above 0, at most 50"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_value_and_what_is_allowed(key: str, value: object, allowed: str) -> None:
