@@ -2,9 +2,9 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from eim_ops.bench.cases import captioned, draw_cases, sources, truths
+from eim_ops.bench.cases import captioned, draw_cases, second_change, sources, truths
 from eim_ops.faces.attributes import ATTRIBUTES, BY_NAME
-from eim_ops.faces.grammar import aligned, parse_request
+from eim_ops.faces.grammar import aligned, parse, parse_request
 
 CASES = draw_cases(24, "correlated", "test")
 
@@ -44,3 +44,9 @@ def test_captions_come_from_the_captioner_and_all_else_stays() -> None:
     assert [case.source_prompt for case in written] == ["64 pixels"] * 2
     assert [case.target_prompt for case in written] == [f"64 pixels, {case.request}" for case in CASES[:2]]
     assert [case.truth for case in written] == [case.truth for case in CASES[:2]]
+
+
+def test_the_second_change_is_of_another_attribute_than_the_asked_one() -> None:
+    for case in CASES:
+        (changed,) = {a for a, i in parse(second_change(case)).items() if i != parse(case.source_prompt)[a]}
+        assert changed != case.attribute
