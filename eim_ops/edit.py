@@ -77,6 +77,11 @@ def to_pixels(images: Tensor) -> np.ndarray:
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
+def round_trips(backbone: Backbone, images: Sequence[np.ndarray]) -> np.ndarray:
+    """uint8 (H, W, 3) arrays through the autoencoder and back, unedited: what an edit is measured against."""
+    return to_pixels(backbone.decode(backbone.encode_image(to_images(images))))
+
+
 @dataclass(frozen=True)
 class _Encoded(Rows):
     """joint: of all images. recon_psnr: (B,) dB, NaN where the trajectory decodes to the source by construction.

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.refusal import refuse
+
 
 def compact(
     output: Annotated[str, typer.Argument(help="the output of an edit job: a folder or s3:// prefix")],
@@ -30,8 +32,7 @@ def compact(
     try:
         runs = compact_output(output, age)
     except (OutputError, StorageError, OSError) as error:
-        Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        refuse(error)
     damaged = [bucket for run in runs for bucket in run.compaction.damaged]
     if as_json:
         done = [{"root": run.root, **dataclasses.asdict(run.compaction)} for run in runs]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from jobs.refusal import refuse
 from pipeline.recipe import Recipe, RecipeError, load_recipe
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def edit(
         checked = load_recipe(recipe)
         run(checked, as_json=as_json, new_run=new_run, retry_failed=retry_failed, address=address)
     except RecipeError as error:
-        _refuse(error)
+        refuse(error)
 
 
 def run(recipe: Recipe, *, as_json: bool, new_run: bool, retry_failed: bool, address: str | None) -> None:
@@ -42,8 +43,7 @@ def run(recipe: Recipe, *, as_json: bool, new_run: bool, retry_failed: bool, add
         options = {"new_run": new_run, "retry_failed": retry_failed}
         summary = run_edit(recipe, real_operations(), address=address, **options)
     except (RecipeError, FingerprintError, PlacementError, StorageError, PermissionError) as error:
-        _refuse(error)
-        return
+        refuse(error)
     if as_json:
         print(json.dumps(dataclasses.asdict(summary)))
     show_summary(summary, Console(stderr=as_json, highlight=False))
@@ -67,11 +67,6 @@ def show_summary(summary: "Summary", console: Console) -> None:
     console.print(f"in {summary.output}", soft_wrap=True)
     if summary.problem:
         Console(stderr=True).print(f"[red]{summary.problem}[/red]")
-
-
-def _refuse(error: Exception) -> None:
-    Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
-    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

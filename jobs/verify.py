@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from jobs.refusal import refuse
 from pipeline.recipe import RecipeError, load_recipe
 
 if TYPE_CHECKING:
@@ -30,8 +31,7 @@ def verify(
     try:
         checks = _checks(output, recipe)
     except (RecipeError, OutputError, StorageError, OSError) as error:
-        Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        refuse(error)
     if as_json:
         runs = [{"root": run.root, "fingerprints": run.fingerprints, **_plain(run)} for run in checks]
         print(json.dumps({"output": output, "ok": not any(run.check.problems for run in checks), "runs": runs}))

@@ -70,7 +70,7 @@ def _edited(store: Store, row: Row) -> np.ndarray:
 
 def _scores(store: Store, groups: Mapping[str, Sequence[Row]], sources: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """FaceScore by image_uri; empty where a shipped model did not edit, or not the faces' attributes."""
-    from eim_ops.edit import to_images, to_pixels
+    from eim_ops.edit import round_trips
     from eim_ops.faces.judge import load_judge
     from eim_ops.load import load_backbone
     from eim_ops.metrics.face_score import asked_values, score_faces
@@ -82,8 +82,8 @@ def _scores(store: Store, groups: Mapping[str, Sequence[Row]], sources: Mapping[
     if len(faces) < len(rows) or rows[0]["model"] not in SHIPPED:
         return {}
     backbone = load_backbone(rows[0]["model"], None, "auto", "float32")
-    round_trips = to_pixels(backbone.decode(backbone.encode_image(to_images(list(sources.values())))))
-    before = dict(zip(sources, round_trips, strict=True))
+    unedited = round_trips(backbone, list(sources.values()))
+    before = dict(zip(sources, unedited, strict=True))
     scores = score_faces(
         load_judge(),
         np.stack([before[row["source_uri"]] for row, _ in faces]),

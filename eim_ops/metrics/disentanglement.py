@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.edit import EditTask, edit_images, to_images, to_pixels
+from eim_ops.edit import EditTask, edit_images, round_trips
 from eim_ops.method import Method
 
 Reader = Callable[[np.ndarray], np.ndarray]
@@ -68,7 +68,7 @@ def measure_disentanglement(
     }
     tasks = [[EditTask(name, (prompt,), 1.0) for name, prompt in its.items()] for its in target_prompts]
     asked = [(row, name) for row, its in enumerate(target_prompts) for name in its]
-    before = read(_round_trips(backbone, images))
+    before = read(round_trips(backbone, images))
     found = {}
     for half, its in halves.items():
         edited = {(one.row, one.edit_id): one.pixels for one in edit_images(
@@ -106,7 +106,7 @@ def text_conditions(
     """
     text = replace(method, image_half="none")
     tasks = [[EditTask("0", (a,), 1.0), EditTask("1", (b,), 1.0), EditTask("both", (a, b), 1.0)] for a, b in pairs]
-    start = torch.from_numpy(_round_trips(backbone, images)).flatten(1).double()
+    start = torch.from_numpy(round_trips(backbone, images)).flatten(1).double()
     made = {(one.row, one.edit_id): one.pixels for one in edit_images(
         backbone, images, source_prompts, tasks, text, range(len(images)), batch)}  # fmt: skip
 
@@ -119,7 +119,3 @@ def text_conditions(
     single = (first.norm(dim=1) + second.norm(dim=1)) / 2
     left = (both - first - second).norm(dim=1) / both.norm(dim=1).clamp(min=1e-12)
     return TextConditions(float(single.mean() / apart), 1 - float(left.mean()))
-
-
-def _round_trips(backbone: Backbone, images: Sequence[np.ndarray]) -> np.ndarray:
-    return to_pixels(backbone.decode(backbone.encode_image(to_images(images))))

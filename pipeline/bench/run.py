@@ -78,16 +78,16 @@ class MeasureUnits:
         from eim_ops.bench.cases import sources, truths
         from eim_ops.bench.contenders import run
         from eim_ops.bench.measure import measure
-        from eim_ops.edit import to_images, to_pixels
+        from eim_ops.edit import round_trips
 
         cases = read_cases(self._store, unit, self._models)
         started = time.perf_counter()
         edited = run(unit.contender, self._backbone, cases, self._models.batch)
         seconds = (time.perf_counter() - started) / (len(cases) * len(edited))
-        round_trips = to_pixels(self._backbone.decode(self._backbone.encode_image(to_images(list(sources(cases))))))
+        unedited, wanted = round_trips(self._backbone, list(sources(cases))), truths(cases)
         rows = []
         for one in edited:
-            measured = measure(self._judge, cases, one, round_trips, truths(cases))
+            measured = measure(self._judge, cases, one, unedited, wanted)
             for row, pixels, deficit in zip(measured, one.pixels, one.triangle_deficits, strict=True):
                 shown = one.strength == 1 and row["case"] < PICTURES
                 image = encode_png(pixels) if shown else None
