@@ -1,0 +1,56 @@
+"""What a run came to after a fault: counted in storage by `verify`, never by what the run says of itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyarrow import compute
+
+from pipeline.ledger import Ledger
+from pipeline.storage import open_store
+from pipeline.verify import verify_output
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One scenario. lost: asked for and not in the view, or without its image; doubled: in the view twice."""
+
+    fault: str
+    kills: int
+    asked: int
+    edits: int
+    failures: int
+    lost: int
+    doubled: int
+    repeated_rows: int
+    """Raw rows that the view drops."""
+    orphans: int
+    note: str = ""
+
+
+def outcome(fault: str, output: str, *, kills: int = 0, note: str = "") -> Outcome:
+    """Count what storage holds of the first run of an output."""
+    check = verify_output(output)[0].check
+    lost = check.missing + check.absent + check.altered + check.outside + check.unasked
+    return Outcome(
+        fault=fault,
+        kills=kills,
+        asked=check.asked,
+        edits=check.edits,
+        failures=check.failures,
+        lost=lost,
+        doubled=check.doubled,
+        repeated_rows=check.repeats,
+        orphans=check.orphans,
+        note=note,
+    )
+
+
+def view_of(output: str) -> Mapping[tuple[str, str], tuple[str, str]]:
+    """The view by (source's name, edit): equal for two outputs of equal inputs, wherever these lie."""
+    view = Ledger(open_store(output)).read()
+    rows = {}
+    for table, kind, what in ((view.edits, "edits", "image_sha256"), (view.failures, "failures", "error_type")):
+        names = compute.utf8_split_pattern(table["source_uri"], "/").to_pylist()
+        for name, edit, value in zip(names, table["edit_id"].to_pylist(), table[what].to_pylist(), strict=True):
+            rows[name[-1], edit] = (kind, value)
+    return rows
