@@ -1,0 +1,101 @@
+"""Ray nodes on this machine that scenarios may kill, and drivers that run fake edit jobs on them."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+REPOSITORY = Path(__file__).parents[2]
+_SETTINGS = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # a driver or node whose head is dead ends after this
+    "RAY_health_check_initial_delay_ms": "3000",
+    "RAY_health_check_period_ms": "2000",
+}
+_WORKERS, _WORKER_CPUS = 2, 2
+
+
+@dataclass
+class Nodes:
+    """A head without CPUs and two worker nodes; what has died is replaced by `mend`."""
+
+    cluster: Cluster = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._start()
+
+    @property
+    def address(self) -> str:
+        """Where drivers join."""
+        return self.cluster.address
+
+    def head_pids(self) -> list[int]:
+        """The GCS and the head's raylet."""
+        return _pids(self.cluster.head_node, "gcs_server") + _pids(self.cluster.head_node, "raylet")
+
+    def raylet_pids(self) -> list[int]:
+        """Those of the worker nodes."""
+        return [pid for node in self.cluster.worker_nodes for pid in _pids(node, "raylet")]
+
+    def mend(self) -> None:
+        """Replace dead worker nodes; where the head is dead, all of it."""
+        if len([pid for pid in self.head_pids() if _lives(pid)]) < 2:
+            self.stop()
+            self._start()
+        for node in list(self.cluster.worker_nodes):
+            if not all(_lives(pid) for pid in _pids(node, "raylet")):
+                self.cluster.remove_node(node, allow_graceful=False)
+        while len(self.cluster.worker_nodes) < _WORKERS:
+            self.cluster.add_node(num_cpus=_WORKER_CPUS)
+
+    def stop(self) -> None:
+        """End every node."""
+        self.cluster.shutdown()
+
+    def _start(self) -> None:
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(_WORKERS):
+            self.cluster.add_node(num_cpus=_WORKER_CPUS)
+
+
+def _pids(node: Any, kind: str) -> list[int]:
+    return [info.process.pid for info in node.all_processes.get(kind, ())]
+
+
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@contextlib.contextmanager
+def nodes() -> Iterator[Nodes]:
+    """A cluster for as long as the block runs."""
+    os.environ.update(_SETTINGS)
+    started = Nodes()
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+def start_driver(
+    recipe: Path, seconds: float, address: str | None, extra: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """A driver of a fake edit job, `seconds` an edit, on the cluster at `address` or on a Ray of its own."""
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    joined = {"RAY_ADDRESS": address} if address else {}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.e2e.fake_job", str(recipe), str(seconds)],
+        cwd=REPOSITORY,
+        env={**kept, **_SETTINGS, **joined, **(extra or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

@@ -1,0 +1,138 @@
+"""Kill a process just where a run is at a named point with a named row.
+
+A test arms tripwires in the driver's environment; `arm` puts them around the calls of every process of the run. A
+tripwire fires a given number of times over all processes, which a folder of token files counts.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import psutil
+import pyarrow as pa
+
+Point = Literal["list", "read", "caption", "edit", "score", "write", "delete", "task_written"]
+Target = Literal["process", "node", "driver", "head"]
+
+_WIRES, _FOLDER, _HEAD = "EIM_TRIPWIRES", "EIM_TRIPWIRE_FOLDER", "EIM_HEAD_PIDS"
+DRIVER = "EIM_DRIVER_PID"
+_DYING_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Tripwire:
+    """Kill `target` when a process comes to `point` with a name that `matches` (searched): a source's URI, or a key.
+
+    after: once the call is done, not before. node: the raylet of the process that fired. head: the GCS and its raylet.
+    """
+
+    point: Point
+    matches: str
+    target: Target = "process"
+    after: bool = False
+    times: int = 1
+
+
+def environment(wires: Sequence[Tripwire], folder: Path, head_pids: Sequence[int] = ()) -> dict[str, str]:
+    """What a driver needs in its environment; `folder` remembers what has fired."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return {
+        _WIRES: json.dumps([asdict(wire) for wire in wires]),
+        _FOLDER: str(folder),
+        _HEAD: json.dumps(list(head_pids)),
+    }
+
+
+def fired(folder: Path) -> int:
+    """How often tripwires of this folder have fired."""
+    return len(list(folder.iterdir()))
+
+
+def carried() -> dict[str, str]:
+    """The part of this process's environment that its workers need."""
+    return {name: os.environ[name] for name in (_WIRES, _FOLDER, _HEAD, DRIVER) if name in os.environ}
+
+
+def arm() -> None:
+    """Put the environment's tripwires around this process's calls; also Ray's hook for new workers."""
+    from pipeline import actors, sink, stages, storage
+
+    wires = [Tripwire(**wire) for wire in json.loads(os.environ.get(_WIRES, "[]"))]
+    for point, owner, name, names_of in (
+        ("list", storage, "list_entries", lambda uri, *_: [uri]),
+        ("read", storage, "read", lambda uri: [uri]),
+        ("write", storage, "write", lambda uri, _: [uri]),
+        ("delete", storage, "delete", lambda uri: [uri]),
+        ("caption", actors.CaptionStage, "__call__", _sources),
+        ("edit", actors.EditStage, "__call__", _sources),
+        ("score", stages.ScoreAndEncode, "__call__", _sources),
+        ("task_written", sink.EditSink, "write", lambda *_: [""]),
+    ):
+        its_wires = [wire for wire in wires if wire.point == point]
+        if its_wires:
+            setattr(owner, name, _wired(getattr(owner, name), names_of, its_wires))
+
+
+def _sources(_: Any, table: pa.Table) -> list[str]:
+    return table["uri"].to_pylist()
+
+
+def _wired(call: Callable[..., Any], names_of: Callable[..., list[str]], wires: Sequence[Tripwire]) -> Any:
+    def wired(*args: Any) -> Any:
+        names = names_of(*args)
+        _trip(names, [wire for wire in wires if not wire.after])
+        result = call(*args)
+        _trip(names, [wire for wire in wires if wire.after])
+        return result
+
+    return wired
+
+
+def _trip(names: Sequence[str], wires: Sequence[Tripwire]) -> None:
+    for wire in wires:
+        if any(re.search(wire.matches, name) for name in names) and _take_token(wire):
+            _kill(wire.target)
+
+
+def _take_token(wire: Tripwire) -> bool:
+    for count in range(wire.times):
+        name = re.sub(r"\W+", "_", repr(wire))
+        token = Path(os.environ[_FOLDER]) / f"{name}-{count}"
+        try:
+            token.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return True
+    return False
+
+
+def _kill(target: Target) -> None:
+    for pid in _pids(target):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if target != "process":
+        _await_end()
+
+
+def _await_end() -> NoReturn:
+    """The rest of a dead node or driver does nothing more."""
+    time.sleep(_DYING_SECONDS)
+    os._exit(1)
+
+
+def _pids(target: Target) -> Iterator[int]:
+    if target == "process":
+        yield os.getpid()
+    elif target == "driver":
+        yield int(os.environ[DRIVER])
+    elif target == "head":
+        yield from json.loads(os.environ[_HEAD])
+    else:
+        yield from (parent.pid for parent in psutil.Process().parents() if parent.name() == "raylet")
