@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
-.PHONY: demo test
+.PHONY: demo test faults
 
 demo: $(STAMP)
 	@test -f out/demo-faces/face-0023.png || $(BIN)/eim faces render --count 24 --seed 7 --out out/demo-faces
@@ -16,6 +16,10 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy eim_ops pipeline jobs
 	$(BIN)/pytest
+
+# Kills, a failing store, a failing device: every scenario, about half an hour; then out/faults/faults.json.
+faults: $(STAMP)
+	$(BIN)/python -m tests.faults --out out/faults
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,0 +1,69 @@
+"""Kills in whole jobs, a few of each kind; `make faults` runs every window with every victim."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.cluster import Nodes, nodes
+from tests.faults.kills import WINDOWS, Window, kill_in_window, soak
+from tests.faults.late import late_writers
+from tests.faults.outcome import Outcome
+from tests.faults.partition import partitioned, possible
+from tests.faults.tripwire import Target
+
+_BY_NAME = {window.name: window for window in WINDOWS}
+_ASKED = 123
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
+    with nodes() as started:
+        yield started
+
+
+def _window(name: str, target: Target) -> object:
+    return pytest.param(_BY_NAME[name], target, id=f"{target} {name}")
+
+
+def check_nothing_lost(found: Outcome) -> None:
+    assert (found.lost, found.doubled, found.edits + found.failures) == (0, 0, found.asked), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("window", "target"),
+    [
+        _window("between two manifest shards", "driver"),
+        _window("after the settings, before the ask", "driver"),
+        _window("while an image is loaded", "process"),
+        _window("while an image is edited", "node"),
+        _window("between two images of a write task", "head"),
+        _window("between two buckets' parts", "process"),
+        _window("after edits, before failures", "driver"),
+        _window("after the parts, before Ray hears of it", "process"),
+    ],
+)
+def test_a_kill_in_a_crash_window_loses_and_doubles_nothing(
+    window: Window, target: Target, tmp_path: Path, cluster: Nodes
+) -> None:
+    found = kill_in_window(window, target, tmp_path, cluster)
+    check_nothing_lost(found)
+    assert (found.asked, found.failures) == (_ASKED, 3)
+
+
+@pytest.mark.slow
+def test_kills_at_random_lose_and_double_nothing(tmp_path: Path, cluster: Nodes) -> None:
+    found = soak(tmp_path, cluster, kills=8)
+    check_nothing_lost(found)
+    assert found.kills >= 8
+
+
+def test_late_writers_leave_the_view_as_it_is(tmp_path: Path) -> None:
+    check_nothing_lost(late_writers(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not possible(), reason="network namespaces cannot be made here (they take root and `ip`)")
+def test_a_partition_between_two_nodes_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    check_nothing_lost(partitioned(tmp_path))
