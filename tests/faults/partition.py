@@ -12,13 +12,18 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import ray
+from ray._raylet import GcsClient
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
+
 from tests.faults.cluster import start_driver
 from tests.faults.kills import put_images, write_recipe
 from tests.faults.outcome import Outcome, outcome
 
 _RAY = Path(sys.executable).parent / "ray"
 _HERE, _THERE = "10.199.7.1", "10.199.7.2"
-_PORT = 16379
+_PORT = 6399  # below those that Ray gives to workers
+_START_SECONDS = 90
 _IMAGES, _SECONDS_AN_EDIT = 120, 0.1
 _HEALTH = {"RAY_health_check_initial_delay_ms": "2000", "RAY_health_check_period_ms": "1000"}
 _BEFORE, _DOWN = 4.0, 20.0
@@ -40,7 +45,7 @@ def partitioned(folder: Path) -> Outcome:
     """Part two nodes in the middle of a job, join them again; the same command completes the work."""
     put_images(folder / "in", range(_IMAGES))
     recipe = write_recipe(folder)
-    with _two_hosts() as (link, inside), _ray(link, inside):
+    with _two_hosts() as (link, inside), _ray(inside):
         first = start_driver(recipe, _SECONDS_AN_EDIT, f"{_HERE}:{_PORT}")
         _await_rows(folder, first)
         time.sleep(_BEFORE)
@@ -70,6 +75,17 @@ def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
+def _await_nodes(count: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        with contextlib.suppress(ray.exceptions.RaySystemError, ray.exceptions.RpcError):
+            known = GcsClient(address=f"{_HERE}:{_PORT}").get_all_node_info(timeout=5)
+            if sum(node.state == GcsNodeInfo.ALIVE for node in known.values()) >= count:
+                return
+        assert time.monotonic() < deadline, f"node {count} did not join"
+        time.sleep(1)
+
+
 @contextlib.contextmanager
 def _two_hosts() -> Iterator[tuple[str, tuple[str, ...]]]:
     """A network namespace joined to this one: the name of our end of the link, and the prefix of commands inside."""
@@ -92,7 +108,7 @@ def _two_hosts() -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 @contextlib.contextmanager
-def _ray(link: str, inside: tuple[str, ...]) -> Iterator[None]:
+def _ray(inside: tuple[str, ...]) -> Iterator[None]:
     """A head here, one worker in the namespace, one here."""
     environment = {**os.environ, **_HEALTH, "RAY_USAGE_STATS_ENABLED": "0"}
     start = [_RAY, "start", "--block"]
@@ -111,12 +127,10 @@ def _ray(link: str, inside: tuple[str, ...]) -> Iterator[None]:
     ]
     nodes = []
     try:
-        for command in commands:
-            nodes.append(
-                subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            )
-            time.sleep(6)
-        assert all(node.poll() is None for node in nodes), "a node did not start"
+        for count, command in enumerate(commands, 1):
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            nodes.append(subprocess.Popen(command, env=environment, **quiet))
+            _await_nodes(count)
         yield
     finally:
         for node in reversed(nodes):
