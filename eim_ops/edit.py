@@ -40,7 +40,7 @@ class EditedImage:
     shift; direction_iterations: of the solver; of composed edits the worst part's. recon_psnr: dB, the inversion
     decoded unedited against the VAE round trip; None for a coupled trajectory, which has no such error. evaluations:
     the model evaluations of this edit with its share of its image's encoding and of its direction. finite: False
-    where the latent held NaN or Inf (then the pixels mean nothing).
+    where the latent or its decoded image held NaN or Inf (then the pixels mean nothing).
     """
 
     row: int
@@ -195,8 +195,10 @@ def edit_images(
         direction = direction.scaled(ones * method.image_scale, ones * method.text_scale)
         strength = torch.tensor([task.strength for _, task in chosen], device=joint.clean.device)
         edited = manipulate(backbone, joint, direction, strength, method.guidance)
-        pixels = to_pixels(backbone.decode(edited))
-        finite = edited.isfinite().flatten(1).all(1)
+        decoded = backbone.decode(edited)
+        pixels = to_pixels(decoded)
+        # A decoder of few bits can overflow on a latent that is finite.
+        finite = edited.isfinite().flatten(1).all(1).cpu() & decoded.isfinite().flatten(1).all(1).cpu()
         decode_cost = (backbone.evaluations - before) / batch
         for position, (row, task) in enumerate(chosen[:real]):
             its_parts = parts[position]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +10,12 @@ import typer
 from rich.console import Console
 
 from jobs.refusal import refuse
+from jobs.stopping import stopping
 from pipeline.recipe import Recipe, RecipeError, load_recipe
 
 if TYPE_CHECKING:
-    from pipeline.flow import Summary
+    from pipeline.flow import Interrupted, Summary
+    from pipeline.operations import Operations
 
 
 def edit(
@@ -30,25 +33,52 @@ def edit(
         refuse(error)
 
 
-def run(recipe: Recipe, *, as_json: bool, new_run: bool, retry_failed: bool, address: str | None) -> None:
-    """Run a checked recipe with the operations of `eim_ops`; ends by typer.Exit where the exit code is not 0."""
+def run(
+    recipe: Recipe,
+    *,
+    as_json: bool = False,
+    new_run: bool = False,
+    retry_failed: bool = False,
+    address: str | None = None,
+    operations: "Operations | None" = None,
+) -> None:
+    """Run a checked recipe, by default with the operations of `eim_ops`; ends by typer.Exit where the exit code is not
+    0."""
     # Ray and the rest take seconds to import: a wrong recipe is told before.
-    from pipeline.flow import run_edit
+    import ray
+
+    from pipeline.flow import Interrupted, run_edit
     from pipeline.ledger import FingerprintError
+    from pipeline.loading import ModelError
     from pipeline.operations import real_operations
     from pipeline.placement import PlacementError
     from pipeline.storage import StorageError
 
-    try:
-        options = {"new_run": new_run, "retry_failed": retry_failed}
-        summary = run_edit(recipe, real_operations(), address=address, **options)
-    except (RecipeError, FingerprintError, PlacementError, StorageError, PermissionError) as error:
-        refuse(error)
+    with stopping() as stop:
+        try:
+            options = {"new_run": new_run, "retry_failed": retry_failed}
+            summary = run_edit(recipe, operations or real_operations(), address=address, **options)
+        except (RecipeError, FingerprintError, PlacementError, StorageError, PermissionError, ModelError) as error:
+            refuse(error)
+        except KeyboardInterrupt as interrupt:
+            # First the word: `ray job stop` gives three seconds.
+            show_stop(interrupt if isinstance(interrupt, Interrupted) else None)
+            ray.shutdown()
+            raise typer.Exit(stop.exit_code) from None
     if as_json:
         print(json.dumps(dataclasses.asdict(summary)))
     show_summary(summary, Console(stderr=as_json, highlight=False))
     if summary.problem:
         raise typer.Exit(1)
+
+
+def show_stop(interrupted: "Interrupted | None") -> None:
+    """What was done before a signal, and how it goes on."""
+    done = "nothing was made yet"
+    if interrupted is not None:
+        counts = interrupted.counts
+        done = f"{counts.edits} edits and {counts.failures} failures of this run are written"
+    print(f"stopped: {done}; the same command goes on from there", file=sys.stderr, flush=True)
 
 
 def show_summary(summary: "Summary", console: Console) -> None:
@@ -64,6 +94,8 @@ def show_summary(summary: "Summary", console: Console) -> None:
         f"images {summary.images} | asked {summary.asked} | edits {summary.edits} | failures {summary.failures} | "
         f"left {summary.left} | raw repeats {summary.repeats}"
     )
+    for stage, batch in summary.smaller_batches.items():
+        console.print(f"out of memory in {stage}: it went on with batches down to {batch}")
     console.print(f"in {summary.output}", soft_wrap=True)
     if summary.problem:
         Console(stderr=True).print(f"[red]{summary.problem}[/red]")

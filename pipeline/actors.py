@@ -1,9 +1,9 @@
 """The stages that hold a model, one actor pool each: captioning, and the fused encode, identify, manipulate.
 
-As in `stages.py`, an error that Python can catch stays on its row.
+As in `stages.py`, an error that Python can catch stays on its row. Where memory runs out, an actor halves its batch and
+keeps the smaller one: all its calls have one shape, so the next would end alike, after the same time.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.asked import AskedEdit, edits_from_json
+from pipeline.attempts import Attempts
+from pipeline.device import free_memory, is_out_of_memory, leave_if_lost
+from pipeline.loading import ModelError, load_model
 from pipeline.operations import Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
@@ -28,25 +31,8 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def _leave_if_device_is_lost(error: Exception) -> None:
-    """After such an error every later call of the process fails too: end it, so that Ray starts a fresh actor."""
-    import torch
-
-    if isinstance(error, torch.AcceleratorError):
-        os._exit(1)
-
-
-def _each(call: Callable[[Sequence[_T]], Sequence[_R]], items: Sequence[_T], batch: int) -> list[_R | Exception]:
-    """`call` on batches; where a batch raises, each of its items alone, so that an error stays with its own."""
-    results: list[_R | Exception] = []
-    for start in range(0, len(items), batch):
-        chunk = items[start : start + batch]
-        try:
-            results += call(chunk)
-        except Exception as error:
-            _leave_if_device_is_lost(error)
-            results += [error] if len(chunk) == 1 else _each(call, chunk, 1)
-    return results
+_SMALLEST_BATCH = 2
+"""Of an editor's model calls: kernels for a single row differ."""
 
 
 def _set_threads(pool: PoolPlan) -> None:
@@ -59,23 +45,61 @@ def _set_threads(pool: PoolPlan) -> None:
 class CaptionStage:
     """An actor: fills source_prompt, and a target prompt (or its error) in `results` for each asked edit."""
 
-    def __init__(self, operations: Operations, recipe: Recipe, pool: PoolPlan, progress: Progress) -> None:
+    def __init__(
+        self, operations: Operations, recipe: Recipe, pool: PoolPlan, progress: Progress, attempts: Attempts
+    ) -> None:
         _set_threads(pool)
-        self._captioner = operations.make_captioner(recipe, pool.device)
-        self._batch, self._progress = recipe.batch, progress
+        self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
+        self._loaded = load_model(
+            "captioner",
+            recipe.captioner,
+            pool.device,
+            lambda: operations.make_captioner(recipe, pool.device),
+            attempts,
+        )
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        if isinstance(self._loaded, ModelError):
+            self._progress.refused(str(self._loaded))
+            raise self._loaded
+        self._captioner = self._loaded
         started = time.perf_counter()
-        rows = table.to_pylist()
-        self._describe(rows)
-        good = [row for row in rows if row["error_stage"] is None]
-        self._rewrite(good)
+        rows = self._attempts.guarded("caption", table.to_pylist(), self._caption)
         seconds = time.perf_counter() - started
+        good = [row for row in rows if row["error_stage"] is None]
         count = sum(len(row["results"]) for row in good)
         for row in good:
             row["seconds_caption"] = seconds / max(1, count)
         self._progress.add("caption", len(rows), seconds)
         return table_of_work(rows)
+
+    def _caption(self, rows: list[Row]) -> list[Row]:
+        self._describe(rows)
+        self._rewrite([row for row in rows if row["error_stage"] is None])
+        return rows
+
+    def _each(self, call: Callable[[Sequence[_T]], Sequence[_R]], items: Sequence[_T]) -> list[_R | Exception]:
+        """`call` on batches; where a batch raises, each of its items alone, so that an error stays with its own."""
+        results: list[_R | Exception] = []
+        while len(results) < len(items):
+            chunk = items[len(results) : len(results) + self._batch]
+            try:
+                made = call(chunk)
+                if len(made) != len(chunk):
+                    raise ValueError(f"{len(made)} answers for {len(chunk)} questions")
+                results += made
+            except Exception as error:
+                leave_if_lost(error)
+                failed = error.with_traceback(None)  # its frames hold the batch
+            else:
+                continue
+            if is_out_of_memory(failed) and len(chunk) > 1:
+                free_memory()
+                self._batch = len(chunk) // 2
+                self._progress.halved("caption", self._batch)
+            else:
+                results += [failed] if len(chunk) == 1 else [self._each(call, [item])[0] for item in chunk]
+        return results
 
     def _describe(self, rows: Sequence[Row]) -> None:
         bare = [row for row in rows if row["error_stage"] is None and row["source_prompt"] is None]
@@ -86,7 +110,7 @@ class CaptionStage:
                 )
             return
         images = [source_image(row) for row in bare]
-        for row, prompt in zip(bare, _each(self._captioner.describe, images, self._batch), strict=True):
+        for row, prompt in zip(bare, self._each(self._captioner.describe, images), strict=True):
             row.update(error_on("caption", prompt) if isinstance(prompt, Exception) else {"source_prompt": prompt})
 
     def _rewrite(self, rows: Sequence[Row]) -> None:
@@ -110,7 +134,7 @@ class CaptionStage:
         def rewrite(chunk: Sequence[tuple[str, str]]) -> list[str]:
             return captioner.rewrite([prompt for prompt, _ in chunk], [request for _, request in chunk])
 
-        return _each(rewrite, pairs, self._batch)
+        return self._each(rewrite, pairs)
 
     def _target(self, row: Row, edit: AskedEdit, written: dict[tuple[str, str], str | Exception]) -> Row:
         prompts = []
@@ -125,44 +149,68 @@ class CaptionStage:
 class EditStage:
     """An actor: fills each result with the raw pixels of its edit, or its error."""
 
-    def __init__(self, operations: Operations, recipe: Recipe, pool: PoolPlan, progress: Progress) -> None:
+    def __init__(
+        self, operations: Operations, recipe: Recipe, pool: PoolPlan, progress: Progress, attempts: Attempts
+    ) -> None:
         _set_threads(pool)
-        self._edit = operations.make_editor(recipe, pool.device)
-        self._progress = progress
+        self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
+        self._loaded = load_model(
+            "model", recipe.model, pool.device, lambda: operations.make_editor(recipe, pool.device), attempts
+        )
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        if isinstance(self._loaded, ModelError):
+            self._progress.refused(str(self._loaded))
+            raise self._loaded
+        self._edit = self._loaded
         started = time.perf_counter()
-        rows = table.to_pylist()
-        work = _still_open([(row, _edit_tasks(row)) for row in rows if row["error_stage"] is None])
-        self._run(work)
+        rows = self._attempts.guarded("edit", table.to_pylist(), self._edited)
         seconds = time.perf_counter() - started
-        count = sum(len(pairs) for _, pairs in work)
-        for row, _ in work:
-            row["seconds_edit"] = seconds / count
+        count = sum(result["image"] is not None for row in rows for result in row["results"] or ())
+        for row in rows:
+            row["seconds_edit"] = seconds / max(1, count)
         self._progress.add("edit", 0, seconds)
         return table_of_work(rows)
 
+    def _edited(self, rows: list[Row]) -> list[Row]:
+        self._run(_still_open([(row, _edit_tasks(row)) for row in rows if row["error_stage"] is None]))
+        return rows
+
     def _run(self, work: "Sequence[_ImageWork]") -> None:
-        """Edit all together; where that raises, each image alone, then each task alone."""
+        """Edit all together, where memory runs out in smaller batches; where that raises, each image alone, then
+        each task alone."""
         if not work:
             return
+        try:
+            self._edit_together(work)
+            return
+        except Exception as error:
+            leave_if_lost(error)
+            failed = error.with_traceback(None)  # its frames hold the batch
+        # What came before the error is kept: an edit does not depend on its neighbours in the batch.
+        left = _still_open(work)
+        if is_out_of_memory(failed):
+            free_memory()
+            if self._batch > _SMALLEST_BATCH:
+                self._batch = max(_SMALLEST_BATCH, self._batch // 2)
+                self._progress.halved("edit", self._batch)
+                self._run(left)
+                return
+        singles = [(row, [pair]) for row, pairs in left for pair in pairs]
+        if len(singles) == 1:
+            singles[0][1][0][0].update(error_on("edit", failed))
+            return
+        for item in left if len(left) > 1 else singles:
+            self._run([item])
+
+    def _edit_together(self, work: "Sequence[_ImageWork]") -> None:
         images = [np.asarray(source_image(row)) for row, _ in work]
         prompts, seeds = [row["source_prompt"] for row, _ in work], [row["seed"] for row, _ in work]
         results = [{task.edit_id: result for result, task in pairs} for _, pairs in work]
-        try:
-            for edited in self._edit(images, prompts, [[task for _, task in pairs] for _, pairs in work], seeds):
-                results[edited.row][edited.edit_id].update(_filled(edited))
-                self._progress.add("edit", 1, 0.0)
-        except Exception as error:
-            _leave_if_device_is_lost(error)
-            # What came before the error is kept: an edit does not depend on its neighbours in the batch.
-            left = _still_open(work)
-            singles = [(row, [pair]) for row, pairs in left for pair in pairs]
-            if len(singles) == 1:
-                singles[0][1][0][0].update(error_on("edit", error))
-                return
-            for item in left if len(left) > 1 else singles:
-                self._run([item])
+        tasks = [[task for _, task in pairs] for _, pairs in work]
+        for edited in self._edit(images, prompts, tasks, seeds, self._batch):
+            results[edited.row][edited.edit_id].update(_filled(edited), batch=self._batch)
+            self._progress.add("edit", 1, 0.0)
 
 
 def _edit_tasks(row: Row) -> "list[tuple[Row, EditTask]]":
@@ -187,12 +235,13 @@ def _still_open(work: "Sequence[_ImageWork]") -> "list[_ImageWork]":
 
 
 class NotFinite(Exception):
-    """The edited latent held NaN or Inf."""
+    """The edited latent or its decoded image held NaN or Inf."""
 
 
 def _filled(edited: "EditedImage") -> Row:
     if not edited.finite:
-        return error_on("edit", NotFinite("the edited latent held NaN or Inf; try a smaller strength or float32"))
+        why = "the edited latent or its image held NaN or Inf; try a smaller strength or float32"
+        return error_on("edit", NotFinite(why))
     height, width, _ = edited.pixels.shape
     return {
         "image": edited.pixels.tobytes(),

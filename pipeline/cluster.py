@@ -8,7 +8,13 @@ import ray
 from ray.data import DataContext
 
 RETRIES = 3
-"""Of a task, and of an actor; instead of Ray's endless ones."""
+"""Of a task, and of a model's load; instead of Ray's endless ones."""
+
+
+def retries(rows: int, max_attempts: int) -> int:
+    """How often Ray may run a unit of `rows` again: until every row is done or set aside, even if each kills its
+    process and so does each row of the unit that waits behind it in the same actor."""
+    return RETRIES + 2 * rows * (max_attempts + 1)
 
 
 def connect(address: str | None) -> None:

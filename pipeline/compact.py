@@ -13,6 +13,7 @@ from datetime import timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.attempts import forget_stale
 from pipeline.identity import image_key, part_key
 from pipeline.images import StoredImage, stored_images
 from pipeline.ledger import Key, Ledger, Raw, View, buckets_of, keys_of
@@ -80,6 +81,7 @@ def compact_output(uri: str, orphan_age: timedelta | None = None) -> list[RunCom
 
 
 def _compact_run(run: Run, orphans_before: float | None) -> Compaction:
+    forget_stale(run.store)
     buckets = (_compact_bucket(run, bucket, orphans_before) for bucket in buckets_of(run))
     return sum(buckets, Compaction())
 

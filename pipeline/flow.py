@@ -11,8 +11,10 @@ from ray.data import ActorPoolStrategy
 
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.ask import Ask
-from pipeline.cluster import RETRIES, configure_data, connect
+from pipeline.attempts import Attempts
+from pipeline.cluster import RETRIES, configure_data, connect, retries
 from pipeline.ledger import Account, Ledger, open_run
+from pipeline.loading import ModelError
 from pipeline.manifest import Manifest, prepare_manifest
 from pipeline.operations import ModelFacts, Operations, pixel_settings
 from pipeline.placement import Cluster, Plan, PoolPlan, plan_placement
@@ -43,6 +45,8 @@ class Summary:
     seconds: float
     seconds_by_stage: Mapping[str, float]
     """Summed over workers, so more than the wall time where they overlap."""
+    smaller_batches: Mapping[str, int]
+    """The smallest batch of each stage whose device ran out of memory."""
     problem: str | None
     """Why the run counts as failed; None: all is accounted for."""
 
@@ -55,6 +59,15 @@ class _Run:
     manifest: Manifest
     ledger: Ledger
     retry_failed: bool
+    attempts: Attempts
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the stream; `counts` is what was done until then."""
+
+    def __init__(self, counts: Counts) -> None:
+        super().__init__()
+        self.counts = counts
 
 
 def run_edit(
@@ -67,8 +80,9 @@ def run_edit(
 ) -> Summary:
     """Make every edit that the recipe asks for and storage does not hold.
 
-    Raises RecipeError, StorageError, FingerprintError or PlacementError before anything starts. Errors of the stream
-    itself (a store that refuses, a lost model) come through as they are; the same call goes on from what was written.
+    Raises RecipeError, StorageError, FingerprintError or PlacementError before anything starts, ModelError when a model
+    cannot be loaded, and Interrupted for KeyboardInterrupt in the stream. Errors of the stream itself (a store that
+    refuses) come through as they are; the same call goes on from what was written.
     """
     started = time.monotonic()
     facts = operations.facts(recipe)
@@ -76,7 +90,8 @@ def run_edit(
     manifest = prepare_manifest(recipe.input, output)
     store, name = open_run(output, pixel_settings(recipe, facts), new_run)
     Ask(name, manifest.prefix, recipe.edits).record(store)
-    run = _Run(recipe, operations, facts, manifest, Ledger(store, name), retry_failed)
+    attempts = Attempts.start(store, recipe.max_attempts, anew=retry_failed)
+    run = _Run(recipe, operations, facts, manifest, Ledger(store, name), retry_failed, attempts)
     before = run.ledger.account(manifest, recipe.edits, retry_failed)
     counts, problem = Counts(), None
     if before.left:
@@ -89,39 +104,48 @@ def run_edit(
         try:
             with shown(progress, before.images, before.left):
                 _stream(run, plan, progress, before)
+        except KeyboardInterrupt:
+            raise Interrupted(progress.counts()) from None
         except Exception as error:
-            if not isinstance(_cause(error), TooManyFailures):
+            if refusal := progress.counts().refusal:
+                raise ModelError(refusal) from None
+            cause = _cause(error)
+            if not isinstance(cause, TooManyFailures):
                 raise
-            problem = f"stopped: {_cause(error)}"
+            problem = f"stopped: {cause}"
         counts = progress.counts()
     after = run.ledger.account(manifest, recipe.edits) if before.left else before
+    if not after.left:
+        attempts.forget()
     return _summary(run, after, counts, problem, time.monotonic() - started)
 
 
 def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     """The graph: read what is left, load, caption, edit, score, commit."""
     configure_data().execution_no_progress_timeout_s = plan.no_progress_seconds
-    recipe, task = run.recipe, {"num_cpus": plan.task_cpus, "max_retries": RETRIES}
+    recipe, attempts = run.recipe, run.attempts
+    again = retries(max(plan.block_rows, recipe.batch), recipe.max_attempts)
+    task = {"num_cpus": plan.task_cpus, "max_retries": again}
     models, name = run.facts, run.ledger.fingerprint or ""
     facts = RunFacts(name, recipe.model, models.model_revision, recipe.captioner, models.captioner_revision)
-    stage_arguments = {"operations": run.operations, "recipe": recipe, "progress": progress}
+    stage_arguments = {"operations": run.operations, "recipe": recipe, "progress": progress, "attempts": attempts}
     groups = [{"buckets": list(group)} for group in run.manifest.groups(_GROUP_ROWS)]
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
     read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
-    sink = EditSink(run.ledger.store, facts, progress, int(recipe.max_failure_fraction * before.asked))
+    sink = EditSink(run.ledger.store, facts, progress, int(recipe.max_failure_fraction * before.asked), attempts)
     (
         ray.data.from_items(groups, override_num_blocks=len(groups))
-        .map_batches(read, batch_size=1, batch_format="pyarrow", **task)
+        .map_batches(read, batch_size=1, batch_format="pyarrow", **{**task, "max_retries": RETRIES})
         .repartition(target_num_rows_per_block=plan.block_rows)
-        .map_batches(LoadRows(models.image_size, recipe.seed, progress), **whole_blocks)
-        .map_batches(CaptionStage, **_pool(plan.caption, stage_arguments, recipe.batch))
-        .map_batches(EditStage, **_pool(plan.edit, stage_arguments, recipe.batch))
-        .map_batches(ScoreAndEncode(progress), **whole_blocks)
+        .map_batches(LoadRows(models.image_size, recipe.seed, progress, attempts), **whole_blocks)
+        .map_batches(CaptionStage, **_pool(plan.caption, stage_arguments, recipe.batch, again))
+        .map_batches(EditStage, **_pool(plan.edit, stage_arguments, recipe.batch, again))
+        .map_batches(ScoreAndEncode(progress, attempts), **whole_blocks)
         .write_datasink(sink, ray_remote_args=task)
     )
 
 
-def _pool(pool: PoolPlan, arguments: Mapping[str, Any], batch: int) -> dict[str, Any]:
+def _pool(pool: PoolPlan, arguments: Mapping[str, Any], batch: int, again: int) -> dict[str, Any]:
     return {
         "fn_constructor_kwargs": {**arguments, "pool": pool},
         "batch_size": batch,
@@ -129,8 +153,9 @@ def _pool(pool: PoolPlan, arguments: Mapping[str, Any], batch: int) -> dict[str,
         "compute": ActorPoolStrategy(size=pool.size),
         "num_cpus": pool.num_cpus,
         "num_gpus": pool.num_gpus or None,
-        "max_restarts": RETRIES,
-        "max_task_retries": RETRIES,
+        # Bounded by what kills it: rows by their attempts, a model's load by RETRIES.
+        "max_restarts": -1,
+        "max_task_retries": again,
     }
 
 
@@ -164,5 +189,6 @@ def _summary(run: _Run, after: Account, counts: Counts, problem: str | None, sec
         new_failures=counts.failures,
         seconds=round(seconds, 3),
         seconds_by_stage={stage: round(spent, 3) for stage, spent in counts.seconds.items()},
+        smaller_batches=counts.batches,
         problem=problem,
     )

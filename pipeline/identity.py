@@ -88,3 +88,13 @@ def part_key(kind: str, bucket: str, identities: Iterable[Sequence[str]]) -> str
     ordered = sorted(tuple(identity) for identity in identities)
     flat = [text for identity in ordered for text in (str(len(identity)), *identity)]
     return f"{kind}/bucket={bucket}/part-{_digest(flat)}.parquet"
+
+
+def unit_name(samples: Sequence[str]) -> str:
+    """The name of the rows that a stage works on at a time: of one image its sample id."""
+    return samples[0] if len(samples) == 1 else f"rows-{_digest(sorted(samples))}"
+
+
+def attempt_name(stage: str, unit: str, run: str, process: str) -> tuple[str, str]:
+    """The folder and the name of an attempt marker, below `attempts/`."""
+    return stage, f"{unit}.{run}-{process}"

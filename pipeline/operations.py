@@ -28,8 +28,9 @@ class Editor(Protocol):
         source_prompts: Sequence[str],
         tasks: "Sequence[Sequence[EditTask]]",
         seeds: Sequence[int],
+        batch: int,
     ) -> "Iterator[EditedImage]":
-        """Images are uint8 (H, W, 3); task lists and seeds run parallel to them."""
+        """Images are uint8 (H, W, 3); task lists and seeds run parallel to them. `batch`: rows of every model call."""
         ...
 
 
@@ -79,8 +80,9 @@ def _edit(
     source_prompts: Sequence[str],
     tasks: "Sequence[Sequence[EditTask]]",
     seeds: Sequence[int],
+    batch: int,
 ) -> "Iterator[EditedImage]":
-    return edit_images(backbone, images, source_prompts, tasks, recipe.method, seeds, recipe.batch)
+    return edit_images(backbone, images, source_prompts, tasks, recipe.method, seeds, batch)
 
 
 def _facts(recipe: Recipe) -> ModelFacts:

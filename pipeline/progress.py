@@ -30,6 +30,10 @@ class Counts:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     edits: int = 0
     failures: int = 0
+    batches: dict[str, int] = field(default_factory=dict)
+    """The smallest batch of each stage whose memory ran out."""
+    refusal: str | None = None
+    """Why no model could be loaded; Ray's own errors do not carry what an actor raised to the driver."""
 
 
 class _Counter:
@@ -47,6 +51,12 @@ class _Counter:
         self._counts.edits += edits
         self._counts.failures += failures
         return self._counts.failures
+
+    def halved(self, stage: str, batch: int) -> None:
+        self._counts.batches[stage] = min(batch, self._counts.batches.get(stage, batch))
+
+    def refused(self, why: str) -> None:
+        self._counts.refusal = why
 
     def counts(self) -> Counts:
         return self._counts
@@ -67,6 +77,16 @@ class Progress:
         """Report work done; does not wait."""
         if self.actor is not None:
             self.actor.add.remote(stage, count, seconds)
+
+    def halved(self, stage: str, batch: int) -> None:
+        """Report that memory ran out and the stage goes on with this batch; does not wait."""
+        if self.actor is not None:
+            self.actor.halved.remote(stage, batch)
+
+    def refused(self, why: str) -> None:
+        """Report that a model cannot be loaded; waits until it is heard."""
+        if self.actor is not None:
+            ray.get(self.actor.refused.remote(why))
 
     def written(self, edits: int, failures: int, seconds: float) -> int:
         """Report rows written; returns the failures of the run so far (0 when the counter is lost)."""
@@ -100,6 +120,7 @@ def status_line(counts: Counts, totals: Mapping[str, int], elapsed: float) -> st
         parts.append(f"{rate:.2f} edits/s, {_clock(max(all_edits - edited, 0) / rate)} left")
     if counts.failures:
         parts.append(f"{counts.failures} failed")
+    parts += [f"out of memory: {stage} batch now {batch}" for stage, batch in sorted(counts.batches.items())]
     return " | ".join([_clock(elapsed), *parts])
 
 

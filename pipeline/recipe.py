@@ -117,6 +117,7 @@ class Recipe(_Model):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     pools: Pools = Pools()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     max_failure_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     @model_validator(mode="after")

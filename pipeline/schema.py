@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _timestamp = pa.timestamp("us", tz="UTC")
 
@@ -54,6 +54,7 @@ EDITS = pa.schema(
         ("ssim", pa.float64()),
         ("recon_psnr", pa.float64()),  # dB, inversion at strength 0 against the VAE round trip; null: not measured
         ("evaluations", pa.float64()),  # model evaluations for this edit
+        ("batch", pa.int32()),  # rows of its model calls; below the recipe's after the device ran out of memory
         ("seconds_caption", pa.float64()),  # this edit's share of its image's captioning
         ("seconds_edit", pa.float64()),  # this edit's share of its block's editing
         ("seconds_write", pa.float64()),  # putting the image

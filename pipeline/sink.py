@@ -11,6 +11,7 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
 from pipeline.asked import JOINER, AskedEdit, edits_from_json
+from pipeline.attempts import Attempts
 from pipeline.identity import bucket_of, image_key, part_key, sha256_bytes
 from pipeline.progress import Progress, TooManyFailures
 from pipeline.schema import EDITS, FAILURES, SCHEMA_VERSION, table_of
@@ -44,19 +45,27 @@ class EditSink(Datasink[None]):
     on from what was written.
     """
 
-    def __init__(self, store: Store, facts: RunFacts, progress: Progress, failure_limit: int) -> None:
-        self._store, self._facts, self._progress, self._failure_limit = store, facts, progress, failure_limit
+    def __init__(
+        self, store: Store, facts: RunFacts, progress: Progress, failure_limit: int, attempts: Attempts
+    ) -> None:
+        self._store, self._facts, self._progress = store, facts, progress
+        self._failure_limit, self._attempts = failure_limit, attempts
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> None:
         """Put the images of these rows, then their parts."""
+        rows = [row for block in blocks for row in BlockAccessor.for_block(block).to_arrow().to_pylist()]
+        if set_aside := self._attempts.guarded("write", rows, self._commit):
+            self._commit(set_aside)
+
+    def _commit(self, rows: list[Row]) -> list[Row]:
+        """Returns no row: all are written."""
+        started = time.perf_counter()
         images: list[_Image] = []
         failures: list[Row] = []
-        for block in blocks:
-            for row in BlockAccessor.for_block(block).to_arrow().to_pylist():
-                made, failed = self._sort_out(row)
-                images += made
-                failures += failed
-        started = time.perf_counter()  # reading the blocks ran the stage before
+        for row in rows:
+            made, failed = self._sort_out(row)
+            images += made
+            failures += failed
         edits = in_threads(self._put_image, images)
         self._put_parts("edits", edits, EDITS, ("sample_id", "edit_id", "image_sha256"))
         identity = ("sample_id", "edit_id", "stage", "error_type", "message", "attempts")
@@ -65,6 +74,7 @@ class EditSink(Datasink[None]):
         if failed_so_far > self._failure_limit:
             limit = f"more than the {self._failure_limit} that max_failure_fraction allows"
             raise TooManyFailures(f"{failed_so_far} edits failed, {limit}")
+        return []
 
     def _sort_out(self, row: Row) -> tuple[list[_Image], list[Row]]:
         """A row's images to be written and its failure rows: together one for each asked edit."""
@@ -96,7 +106,7 @@ class EditSink(Datasink[None]):
             "stage": stage,
             "error_type": error_type,
             "message": message,
-            "attempts": asked.attempts + 1,
+            "attempts": asked.attempts + (row["attempts"] or 1),
             "created_at": datetime.now(UTC),
         }
 
@@ -136,6 +146,7 @@ class EditSink(Datasink[None]):
             "ssim": result["ssim"],
             "recon_psnr": result["recon_psnr"],
             "evaluations": result["evaluations"],
+            "batch": result["batch"],
             "seconds_caption": sample["seconds_caption"],
             "seconds_edit": sample["seconds_edit"],
             "seconds_write": time.perf_counter() - started,

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.asked import asked_by_row, edits_to_json
+from pipeline.attempts import Attempts
 from pipeline.decode import decode_image, encode_png
 from pipeline.identity import noise_seed, sha256_bytes
 from pipeline.ledger import Ledger
@@ -69,10 +70,11 @@ class LoadRows:
     size: int
     seed: int
     progress: Progress
+    attempts: Attempts
 
     def __call__(self, table: pa.Table) -> pa.Table:
         started = time.perf_counter()
-        rows = storage.in_threads(self._load, table.to_pylist())
+        rows = self.attempts.guarded("load", table.to_pylist(), lambda some: storage.in_threads(self._load, some))
         self.progress.add("load", len(rows), time.perf_counter() - started)
         return table_of_work(rows)
 
@@ -95,21 +97,24 @@ class ScoreAndEncode:
     """Turns raw pixels into PNG bytes and measures each edit against its source."""
 
     progress: Progress
+    attempts: Attempts
 
     def __call__(self, table: pa.Table) -> pa.Table:
         started = time.perf_counter()
-        rows = table.to_pylist()
-        scored = 0
-        for row in rows:
-            fresh = [result for result in row["results"] or () if result["image"] is not None]
-            if fresh:
-                source = np.asarray(source_image(row))
-                for result in fresh:
-                    _score(result, source)
-                scored += len(fresh)
-            row["image"] = None
+        rows = self.attempts.guarded("score", table.to_pylist(), _scored)
+        scored = sum(result["psnr"] is not None for row in rows for result in row["results"] or ())
         self.progress.add("score", scored, time.perf_counter() - started)
-        return table_of_work(rows)
+        return table_of_work([{**row, "image": None} for row in rows])
+
+
+def _scored(rows: list[Row]) -> list[Row]:
+    for row in rows:
+        fresh = [result for result in row["results"] or () if result["image"] is not None]
+        if fresh:
+            source = np.asarray(source_image(row))
+            for result in fresh:
+                _score(result, source)
+    return rows
 
 
 def _score(result: Row, source: np.ndarray) -> None:

@@ -24,6 +24,7 @@ RESULT = pa.struct(
         ("direction_iterations", pa.int32()),
         ("recon_psnr", pa.float64()),
         ("evaluations", pa.float64()),
+        ("batch", pa.int32()),
         ("psnr", pa.float64()),
         ("ssim", pa.float64()),
         *_ERROR,
@@ -44,6 +45,7 @@ WORK = pa.schema(
         ("seconds_caption", pa.float64()),
         ("seconds_edit", pa.float64()),
         ("results", pa.list_(RESULT)),
+        ("attempts", pa.int32()),  # of this run, where the row was set aside; else null
         *_ERROR,
     ]
 )

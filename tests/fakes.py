@@ -41,6 +41,7 @@ class FakeEditor:
         source_prompts: Sequence[str],
         tasks: Sequence[Sequence[EditTask]],
         seeds: Sequence[int],
+        batch: int,
     ) -> Iterator[EditedImage]:
         for row, (image, its_tasks) in enumerate(zip(images, tasks, strict=True)):
             for task in its_tasks:

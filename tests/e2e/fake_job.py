@@ -1,32 +1,44 @@
 """`python -m tests.e2e.fake_job RECIPE SECONDS`: an edit job with fake operations, as a driver that tests can kill.
 
-It joins the cluster at RAY_ADDRESS, or starts Ray with two CPUs, and arms the environment's tripwires in all its
-processes.
+It joins the cluster at RAY_ADDRESS, or starts Ray with two CPUs. With EIM_TEST_FAULT in the environment every worker has
+that fault (tests/faults/device_faults.py), with EIM_TRIPWIRES all processes of the run are armed (tests/faults/tripwire.py).
 """
 
-import dataclasses
-import json
+import logging
 import os
-import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import ray
+import typer
 
-from pipeline.flow import run_edit
+from jobs.edit import run
 from pipeline.recipe import load_recipe
 from tests.fakes import fake_operations
 from tests.faults import tripwire
+from tests.faults.device_faults import FAULT, HOOK
+
+
+def main(recipe: Path, seconds: float, retry_failed: bool = False) -> None:
+    """Run the recipe; each edit takes `seconds`."""
+    os.environ[tripwire.DRIVER] = str(os.getpid())
+    if FAULT in os.environ:
+        _connect(HOOK)
+    elif tripwire.WIRES in os.environ:
+        tripwire.arm()
+        _connect(tripwire.arm)
+    run(load_recipe(recipe), as_json=True, retry_failed=retry_failed, operations=fake_operations(seconds))
+
+
+def _connect(hook: str | Callable[[], None]) -> None:
+    """Connect to Ray with a hook that runs first in every worker."""
+    address = os.environ.get("RAY_ADDRESS")
+    own: dict[str, Any] = {} if address else {"num_cpus": 2, "include_dashboard": False}
+    environment = {"env_vars": tripwire.carried(), "worker_process_setup_hook": hook}
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    ray.init(address=address or "local", runtime_env=environment, **own, **quiet)
+
 
 if __name__ == "__main__":
-    os.environ[tripwire.DRIVER] = str(os.getpid())
-    tripwire.arm()
-    address = os.environ.get("RAY_ADDRESS")
-    ray.init(
-        address=address or "local",
-        **({} if address else {"num_cpus": 2, "include_dashboard": False}),
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": tripwire.carried(), "worker_process_setup_hook": tripwire.arm},
-    )
-    summary = run_edit(load_recipe(sys.argv[1]), fake_operations(float(sys.argv[2])))
-    print(json.dumps(dataclasses.asdict(summary)))
-    sys.exit(1 if summary.problem else 0)
+    typer.run(main)

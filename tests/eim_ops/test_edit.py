@@ -99,3 +99,29 @@ def test_pixels_survive_the_way_to_the_model_and_back() -> None:
 def test_a_latent_that_is_not_finite_is_flagged(backbone: Sd3Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbone, "velocity", lambda latents, sigma, conditioning: torch.full_like(latents, torch.nan))
     assert not any(e.finite for e in run(backbone, faces(1), [TASKS], [0]))
+
+
+@pytest.mark.parametrize("image_half", ["dds", "hsds"])
+def test_a_strength_that_overflows_is_flagged_and_its_neighbours_keep_their_pixels(
+    backbone: Sd3Backbone, image_half: str
+) -> None:
+    method = replace(METHOD, image_half=image_half)
+    wild = EditTask("wild", (SMILE,), 1e38)
+    alone = run(backbone, faces(2), [TASKS[:1], TASKS[:1]], [0, 1], method)
+    among = run(backbone, faces(2), [(wild, TASKS[0]), (TASKS[0], wild)], [0, 1], method)
+    assert [e.edit_id for e in among if not e.finite] == ["wild", "wild"]
+    kept = [e for e in among if e.finite]
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(alone, kept, strict=True))
+
+
+def test_a_finite_latent_that_decodes_to_nan_is_flagged(backbone: Sd3Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = backbone.decode
+
+    def overflowing(latent: torch.Tensor) -> torch.Tensor:
+        images = decode(latent)
+        images[0] = torch.nan
+        return images
+
+    monkeypatch.setattr(backbone, "decode", overflowing)
+    first, second = run(backbone, faces(1), [TASKS[:2]], [0])
+    assert (first.finite, second.finite) == (False, True)

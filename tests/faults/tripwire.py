@@ -21,7 +21,7 @@ import pyarrow as pa
 Point = Literal["list", "read", "caption", "edit", "score", "write", "delete", "task_written"]
 Target = Literal["process", "node", "driver", "head"]
 
-_WIRES, _FOLDER, _HEAD = "EIM_TRIPWIRES", "EIM_TRIPWIRE_FOLDER", "EIM_HEAD_PIDS"
+WIRES, _FOLDER, _HEAD = "EIM_TRIPWIRES", "EIM_TRIPWIRE_FOLDER", "EIM_HEAD_PIDS"
 DRIVER = "EIM_DRIVER_PID"
 _DYING_SECONDS = 120
 
@@ -44,7 +44,7 @@ def environment(wires: Sequence[Tripwire], folder: Path, head_pids: Sequence[int
     """What a driver needs in its environment; `folder` remembers what has fired."""
     folder.mkdir(parents=True, exist_ok=True)
     return {
-        _WIRES: json.dumps([asdict(wire) for wire in wires]),
+        WIRES: json.dumps([asdict(wire) for wire in wires]),
         _FOLDER: str(folder),
         _HEAD: json.dumps(list(head_pids)),
     }
@@ -57,14 +57,14 @@ def fired(folder: Path) -> int:
 
 def carried() -> dict[str, str]:
     """The part of this process's environment that its workers need."""
-    return {name: os.environ[name] for name in (_WIRES, _FOLDER, _HEAD, DRIVER) if name in os.environ}
+    return {name: os.environ[name] for name in (WIRES, _FOLDER, _HEAD, DRIVER) if name in os.environ}
 
 
 def arm() -> None:
     """Put the environment's tripwires around this process's calls; also Ray's hook for new workers."""
     from pipeline import actors, sink, stages, storage
 
-    wires = [Tripwire(**wire) for wire in json.loads(os.environ.get(_WIRES, "[]"))]
+    wires = [Tripwire(**wire) for wire in json.loads(os.environ.get(WIRES, "[]"))]
     for point, owner, name, names_of in (
         ("list", storage, "list_entries", lambda uri, *_: [uri]),
         ("read", storage, "read", lambda uri: [uri]),

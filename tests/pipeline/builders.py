@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.ask import Ask
 from pipeline.asked import AskedEdit, asked_edits, edits_to_json
+from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
 from pipeline.ledger import open_run
 from pipeline.manifest import Manifest, prepare_manifest
@@ -100,7 +101,7 @@ class Job:
             made = {"results": [result(edit.edit_id, shade) for edit in edits]}
             rows.append({**row, **(made if error is None else failed)})
         facts = RunFacts(self.fingerprint, "m", "mr", "c", "cr")
-        EditSink(self.store, facts, Progress(), 1000).write([table_of_work(rows)], None)
+        EditSink(self.store, facts, Progress(), 1000, Attempts()).write([table_of_work(rows)], None)
 
 
 def start_job(root: str, images: int = 3, *, revision: str = "fake-1", new_run: bool = False, **changes: Any) -> Job:

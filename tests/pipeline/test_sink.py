@@ -3,6 +3,7 @@ import io
 import pytest
 from PIL import Image
 
+from pipeline.attempts import Attempts
 from pipeline.identity import sha256_bytes
 from pipeline.ledger import Ledger
 from pipeline.progress import Progress, TooManyFailures
@@ -22,7 +23,7 @@ class _Failing(Progress):
 
 
 def write(store: Store, rows: list[Row], progress: Progress = Progress(), limit: int = 100) -> None:  # noqa: B008
-    EditSink(store, FACTS, progress, limit).write([table_of_work(rows)], None)
+    EditSink(store, FACTS, progress, limit, Attempts()).write([table_of_work(rows)], None)
 
 
 def test_every_asked_edit_gets_its_row_and_every_row_its_image(root: str) -> None:

@@ -1,29 +1,36 @@
 """Stages one after another in this process, with fake operations; every error stays with its own row or edit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
+from eim_ops.edit import EditedImage, EditTask
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.asked import AskedEdit
+from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
 from pipeline.identity import noise_seed, sha256_bytes
+from pipeline.loading import ModelError
 from pipeline.operations import Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
+from pipeline.recipe import Recipe
 from pipeline.stages import LoadRows, ScoreAndEncode
 from pipeline.storage import stat
 from pipeline.work import Row, table_of_work
 from tests.conftest import PngMaker
-from tests.fakes import FakeCaptioner, fake_operations
+from tests.fakes import FakeCaptioner, FakeEditor, fake_operations
 from tests.pipeline.builders import asked, make_recipe, work_row
 
 POOL = PoolPlan(1, 1.0, 0.0, 1, "cpu")
 SILENT = Progress()
+UNMARKED = Attempts()
 
 
 def loaded(seed: int, *edits: AskedEdit, **changes: object) -> Row:
@@ -32,13 +39,13 @@ def loaded(seed: int, *edits: AskedEdit, **changes: object) -> Row:
 
 
 def caption(rows: Sequence[Row], operations: Operations | None = None, **recipe: object) -> list[Row]:
-    stage = CaptionStage(operations or fake_operations(), make_recipe(**recipe), POOL, SILENT)
+    stage = CaptionStage(operations or fake_operations(), make_recipe(**recipe), POOL, SILENT, UNMARKED)
     return stage(table_of_work(rows)).to_pylist()
 
 
 def edit(rows: Sequence[Row]) -> list[Row]:
-    stage = EditStage(fake_operations(), make_recipe(), POOL, SILENT)
-    return ScoreAndEncode(SILENT)(stage(table_of_work(rows))).to_pylist()
+    stage = EditStage(fake_operations(), make_recipe(), POOL, SILENT, UNMARKED)
+    return ScoreAndEncode(SILENT, UNMARKED)(stage(table_of_work(rows))).to_pylist()
 
 
 def outcome(row: Row) -> list[str | None]:
@@ -48,7 +55,7 @@ def outcome(row: Row) -> list[str | None]:
 def test_load_fills_the_image_its_hash_and_its_seed(tmp_path: Path, png: PngMaker) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png(0))
-    (row,) = LoadRows(32, 7, SILENT)(
+    (row,) = LoadRows(32, 7, SILENT, UNMARKED)(
         table_of_work([work_row(uri=str(path), version=stat(str(path)).version)])
     ).to_pylist()
     assert row["error_stage"] is None
@@ -66,7 +73,7 @@ def test_load_writes_errors_on_their_rows(tmp_path: Path, png: PngMaker) -> None
         work_row(uri=gone),
         work_row(uri=gone, error_stage="prepare", error_type="E", error_message="m"),
     ]
-    done = LoadRows(32, 0, SILENT)(table_of_work(rows)).to_pylist()
+    done = LoadRows(32, 0, SILENT, UNMARKED)(table_of_work(rows)).to_pylist()
     assert [row["error_type"] for row in done] == ["VersionChanged", "UnidentifiedImageError", "FileNotFoundError", "E"]
     assert [row["error_stage"] for row in done] == ["load", "load", "load", "prepare"]
 
@@ -138,9 +145,9 @@ def test_one_edit_that_raises_fails_alone_and_one_that_is_not_finite_too() -> No
 
 def test_an_empty_block_passes_every_stage() -> None:
     empty: pa.Table = table_of_work([])
-    stage = CaptionStage(fake_operations(), make_recipe(), POOL, SILENT)
-    editor = EditStage(fake_operations(), make_recipe(), POOL, SILENT)
-    assert len(ScoreAndEncode(SILENT)(editor(stage(LoadRows(32, 0, SILENT)(empty))))) == 0
+    stage = CaptionStage(fake_operations(), make_recipe(), POOL, SILENT, UNMARKED)
+    editor = EditStage(fake_operations(), make_recipe(), POOL, SILENT, UNMARKED)
+    assert len(ScoreAndEncode(SILENT, UNMARKED)(editor(stage(LoadRows(32, 0, SILENT, UNMARKED)(empty))))) == 0
 
 
 @pytest.mark.parametrize("size", [16, 48])
@@ -148,7 +155,66 @@ def test_load_brings_images_to_the_models_size(tmp_path: Path, png: PngMaker, si
     path = tmp_path / "a.png"
     path.write_bytes(png(0))
     table = table_of_work([work_row(uri=str(path), version=stat(str(path)).version)])
-    (row,) = LoadRows(size, 0, SILENT)(table).to_pylist()
+    (row,) = LoadRows(size, 0, SILENT, UNMARKED)(table).to_pylist()
     from pipeline.work import source_image
 
     assert source_image(row).size == (size, size)
+
+
+class _SmallDevice(FakeEditor):
+    """Has memory for `holds` rows; for none of an image that is white."""
+
+    holds = 4
+
+    def __call__(
+        self,
+        images: Sequence[np.ndarray],
+        source_prompts: Sequence[str],
+        tasks: Sequence[Sequence[EditTask]],
+        seeds: Sequence[int],
+        batch: int,
+    ) -> Iterator[EditedImage]:
+        if batch > self.holds or any(image.min() == 255 for image in images):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from super().__call__(images, source_prompts, tasks, seeds, batch)
+
+
+def test_out_of_memory_halves_the_batch_and_the_rows_say_so() -> None:
+    fakes = fake_operations()
+    operations = Operations(fakes.make_captioner, lambda recipe, device: _SmallDevice(), fakes.facts)
+    stage = EditStage(operations, make_recipe(batch=16), POOL, SILENT, UNMARKED)
+    white = work_row(asked("a"), image=encode_png(np.full((32, 32, 3), 255, np.uint8)), seed=0)
+    first = stage(table_of_work(caption([loaded(0, asked("a"), asked("b"))]))).to_pylist()
+    second = stage(table_of_work(caption([white, loaded(1, asked("a"))]))).to_pylist()
+    assert [result["batch"] for result in first[0]["results"]] == [4, 4]
+    assert outcome(second[0]) == ["OutOfMemoryError"]
+    assert (outcome(second[1]), second[1]["results"][0]["batch"]) == ([None], 2)  # kept, and never below two
+
+
+class _SmallCaptioner(FakeCaptioner):
+    def describe(self, images: Sequence[Image.Image]) -> list[str]:
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().describe(images)
+
+
+def test_out_of_memory_in_captioning_halves_its_batch_down_to_one() -> None:
+    fakes = fake_operations()
+    operations = Operations(lambda recipe, device: _SmallCaptioner(), fakes.make_editor, fakes.facts)
+    rows = caption([loaded(index) for index in range(5)], operations, batch=4)
+    assert [row["error_type"] for row in rows] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [(OSError("no file named x"), "files"), (torch.OutOfMemoryError("full"), "memory"), (KeyError("vae"), "SD3")],
+)
+def test_a_model_that_cannot_be_loaded_is_told_with_its_name_and_the_mend(error: Exception, mend: str) -> None:
+    def fail(recipe: Recipe, device: str) -> NoReturn:
+        raise error
+
+    fakes = fake_operations()
+    operations = Operations(fakes.make_captioner, fail, fakes.facts)
+    stage = EditStage(operations, make_recipe(model="some/model"), POOL, SILENT, UNMARKED)
+    with pytest.raises(ModelError, match=f"(?s)'some/model' cannot be loaded on cpu.*{type(error).__name__}.*{mend}"):
+        stage(table_of_work([]))

@@ -1,0 +1,50 @@
+"""Models in their actors: loaded once, or one clear error for the whole job."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import ray
+
+from pipeline.attempts import Attempts
+from pipeline.cluster import RETRIES
+from pipeline.device import is_out_of_memory
+
+_T = TypeVar("_T")
+
+
+class ModelError(Exception):
+    """A model that cannot be loaded, with the mend."""
+
+
+def load_model(key: str, name: str, device: str, make: Callable[[], _T], attempts: Attempts) -> _T | ModelError:
+    """The model that `make` gives, or why there is none; `key` is the recipe's key that names it.
+
+    An error is returned, not raised: Ray starts an actor again whose constructor raises, and the next load would end
+    alike. The actor raises it in its first call, which ends the job. A load that kills its process is tried RETRIES
+    times in the same actor.
+    """
+    actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
+    unit = actor or "here"
+    deaths = attempts.deaths(f"load-{key}", unit)
+    if deaths >= RETRIES:
+        died = f"its process died {deaths} times while loading, as when memory runs out"
+        return ModelError(_text(key, name, device, died, _MEMORY))
+    try:
+        with attempts.marked(f"load-{key}", (), unit):
+            return make()
+    except Exception as error:
+        why = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+        mend = _MEMORY if is_out_of_memory(error) else _FILES if isinstance(error, OSError) else _KIND
+        return ModelError(_text(key, name, device, why, mend[key] if isinstance(mend, dict) else mend))
+
+
+_MEMORY = "give it more memory: a smaller dtype (bfloat16), fewer actors (pools), or a larger device"
+_FILES = "check that all its files are there and can be read, the *.safetensors too"
+_KIND = {
+    "model": "it must be a diffusers folder or hub id in the layout of SD3 or SD3.5, with its *.safetensors",
+    "captioner": "it must be an image-text-to-text model of transformers, with its *.safetensors",
+}
+
+
+def _text(key: str, name: str, device: str, why: str, mend: str) -> str:
+    return f"{key}: {name!r} cannot be loaded on {device}: {why}\n  {mend}"

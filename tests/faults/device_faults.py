@@ -1,0 +1,135 @@
+"""Faults of rows, devices and models, put into every worker of a fake job; `FAULT` in the environment names one.
+
+A row that is to blame is a white image: `poison.png`.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FAULT, ONCE = "EIM_TEST_FAULT", "EIM_TEST_ONCE"
+HOOK = "tests.faults.device_faults.install"
+
+
+def die() -> None:
+    """As a crash in native code ends a process: nothing is tidied up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _white(image: Any) -> bool:
+    return bool(np.asarray(image).min() == 255)
+
+
+def _before(owner: Any, name: str, check: Callable[..., None]) -> None:
+    """Run `check` on the arguments before each call of `owner.name`."""
+    real = getattr(owner, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        check(*arguments)
+        return real(*arguments, **options)
+
+    setattr(owner, name, call)
+
+
+def _load() -> None:
+    from pipeline import stages
+
+    real = stages.decode_image
+
+    def decode(data: bytes, size: int) -> Any:
+        image = real(data, size)
+        if _white(image):
+            die()
+        return image
+
+    stages.decode_image = decode
+
+
+def _caption() -> None:
+    from tests.fakes import FakeCaptioner
+
+    _before(FakeCaptioner, "describe", lambda _, images: die() if any(map(_white, images)) else None)
+
+
+def _edit() -> None:
+    from tests.fakes import FakeEditor
+
+    _before(FakeEditor, "__call__", lambda _, images, *rest: die() if any(map(_white, images)) else None)
+
+
+def _score() -> None:
+    from pipeline import stages
+
+    _before(stages, "psnr", lambda pixels, source: die() if _white(source) else None)
+
+
+def _write() -> None:
+    from pipeline.sink import EditSink
+
+    _before(EditSink, "_put_image", lambda _, image: die() if image.sample["uri"].endswith("poison.png") else None)
+
+
+def _memory() -> None:
+    """The device holds two rows, and none of the white image."""
+    import torch
+
+    from tests.fakes import FakeEditor
+
+    def check(_: Any, images: Any, prompts: Any, tasks: Any, seeds: Any, batch: int) -> None:
+        if batch > 2 or any(map(_white, images)):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    _before(FakeEditor, "__call__", check)
+
+
+def _device_lost(always: bool) -> None:
+    """A device-side assertion: in the first call of the job, or in each with the white image."""
+    import torch
+
+    from tests.fakes import FakeEditor
+
+    def check(_: Any, images: Any, *rest: Any) -> None:
+        once = Path(os.environ[ONCE])
+        if any(map(_white, images)) if always else not once.exists():
+            once.touch()
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    _before(FakeEditor, "__call__", check)
+
+
+def _model_kills() -> None:
+    from tests.fakes import FakeFactories
+
+    _before(FakeFactories, "editor", lambda *_: die())
+
+
+def _model_raises() -> None:
+    from tests.fakes import FakeFactories
+
+    def fail(*_: Any) -> None:
+        raise OSError("no file named diffusion_pytorch_model.safetensors")
+
+    _before(FakeFactories, "editor", fail)
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "load": _load,
+    "caption": _caption,
+    "edit": _edit,
+    "score": _score,
+    "write": _write,
+    "memory": _memory,
+    "device-once": lambda: _device_lost(False),
+    "device-always": lambda: _device_lost(True),
+    "model-kills": _model_kills,
+    "model-raises": _model_raises,
+}
+
+
+def install() -> None:
+    """Ray's worker_process_setup_hook."""
+    FAULTS[os.environ[FAULT]]()
