@@ -1,7 +1,7 @@
 """`python -m tests.e2e.fake_job RECIPE SECONDS`: an edit job with fake operations, as a driver that tests can kill.
 
-It joins the cluster at RAY_ADDRESS, or starts Ray with two CPUs. With EIM_TEST_FAULT in the environment every worker has
-that fault (tests/faults/device_faults.py), with EIM_TRIPWIRES all processes of the run are armed (tests/faults/tripwire.py).
+It joins the cluster at RAY_ADDRESS, or starts Ray with two CPUs. With EIM_TEST_FAULT in the environment every worker
+has that fault (tests/faults/device_faults.py); with EIM_TRIPWIRES all processes are armed (tests/faults/tripwire.py).
 """
 
 import logging
