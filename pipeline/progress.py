@@ -75,7 +75,10 @@ class Progress:
             self.actor.add.remote(stage, count, seconds)
 
     def written(self, edits: int, failures: Mapping[tuple[str, str], int], seconds: float) -> int:
-        """Report rows written, failures by stage and error type; returns the failures of the run so far (0 when the counter is lost)."""
+        """Report rows written; returns the failures of the run so far (0 when the counter is lost).
+
+        `failures` is counted by stage and error type.
+        """
         if self.actor is None:
             return 0
         try:
