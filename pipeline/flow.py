@@ -100,7 +100,7 @@ def run_edit(
         # would wait for them without a word.
         gc.collect()
         plan = plan_placement(recipe, _cluster(), before.images, -(-before.asked // before.images))
-        progress = Progress.start()
+        progress = Progress.start(name[:12], before.left, plan)
         try:
             with shown(progress, before.images, before.left):
                 _stream(run, plan, progress, before)

@@ -14,6 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from pipeline.placement import Plan
+from pipeline.run_metrics import RunMetrics
+
 STAGES = ("load", "caption", "edit", "score", "write")
 _TTY_SECONDS, _LOG_SECONDS = 0.5, 10.0
 
@@ -39,17 +42,20 @@ class Counts:
 class _Counter:
     """The actor's body."""
 
-    def __init__(self) -> None:
-        self._counts = Counts()
+    def __init__(self, run: str, asked: int, plan: Plan) -> None:
+        self._counts, self._metrics = Counts(), RunMetrics(run, asked, plan)
 
     def add(self, stage: str, count: int, seconds: float) -> None:
         self._counts.done[stage] += count
         self._counts.seconds[stage] += seconds
+        self._metrics.add(stage, count, seconds)
 
-    def written(self, edits: int, failures: int, seconds: float) -> int:
-        self.add("write", edits + failures, seconds)
+    def written(self, edits: int, failures: Mapping[tuple[str, str], int], seconds: float) -> int:
+        failed = sum(failures.values())
+        self.add("write", edits + failed, seconds)
         self._counts.edits += edits
-        self._counts.failures += failures
+        self._counts.failures += failed
+        self._metrics.written(edits, failures)
         return self._counts.failures
 
     def halved(self, stage: str, batch: int) -> None:
@@ -69,9 +75,9 @@ class Progress:
     actor: Any = None
 
     @classmethod
-    def start(cls) -> "Progress":
-        """Start the counting actor; it asks for no CPU."""
-        return cls(ray.remote(num_cpus=0)(_Counter).remote())
+    def start(cls, run: str, asked: int, plan: Plan) -> "Progress":
+        """Start the counting actor of a run that has `asked` edits to make; it asks for no CPU."""
+        return cls(ray.remote(num_cpus=0)(_Counter).remote(run, asked, plan))
 
     def add(self, stage: str, count: int, seconds: float) -> None:
         """Report work done; does not wait."""
@@ -88,8 +94,11 @@ class Progress:
         if self.actor is not None:
             ray.get(self.actor.refused.remote(why))
 
-    def written(self, edits: int, failures: int, seconds: float) -> int:
-        """Report rows written; returns the failures of the run so far (0 when the counter is lost)."""
+    def written(self, edits: int, failures: Mapping[tuple[str, str], int], seconds: float) -> int:
+        """Report rows written; returns the failures of the run so far (0 when the counter is lost).
+
+        `failures` is counted by stage and error type.
+        """
         if self.actor is None:
             return 0
         try:

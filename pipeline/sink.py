@@ -1,6 +1,7 @@
 """The commit: one write puts its images, then its edits parts, then its failures parts, and nothing else."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -70,7 +71,8 @@ class EditSink(Datasink[None]):
         self._put_parts("edits", edits, EDITS, ("sample_id", "edit_id", "image_sha256"))
         identity = ("sample_id", "edit_id", "stage", "error_type", "message", "attempts")
         self._put_parts("failures", failures, FAILURES, identity)
-        failed_so_far = self._progress.written(len(edits), len(failures), time.perf_counter() - started)
+        reasons = Counter((row["stage"], row["error_type"]) for row in failures)
+        failed_so_far = self._progress.written(len(edits), reasons, time.perf_counter() - started)
         if failed_so_far > self._failure_limit:
             limit = f"more than the {self._failure_limit} that max_failure_fraction allows"
             raise TooManyFailures(f"{failed_so_far} edits failed, {limit}")

@@ -13,6 +13,7 @@ from pipeline.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+CLUSTER = ("docs/cluster.md", "docs/runbook.md")
 
 
 def block(language: str) -> str:
@@ -41,10 +42,10 @@ def test_every_key_of_a_recipe_and_of_the_method_is_told() -> None:
     assert [key for key in Method.__dataclass_fields__ if key not in told] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/findings.md", "docs/guarantees.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/findings.md", "docs/guarantees.md", *CLUSTER])
 def test_links_and_named_files_are_there(page: str) -> None:
     text = (ROOT / page).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    named = re.findall(r"`((?:eim_ops|pipeline|jobs|docs|examples)/[\w./-]+\.\w+)`", text)
+    named = re.findall(r"`((?:eim_ops|pipeline|jobs|docs|examples|infra)/[\w./-]+\.\w+)`", text)
     missing = [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
     assert missing + [name for name in named if not (ROOT / name).exists()] == []

@@ -1,4 +1,5 @@
 import io
+from collections.abc import Mapping
 
 import pytest
 from PIL import Image
@@ -18,7 +19,7 @@ FACTS = RunFacts("f", "m", "mr", "c", "cr")
 class _Failing(Progress):
     """Says that this many edits failed so far."""
 
-    def written(self, edits: int, failures: int, seconds: float) -> int:
+    def written(self, edits: int, failures: Mapping[tuple[str, str], int], seconds: float) -> int:
         return 5
 
 
