@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 import warnings
 
 import ray
@@ -21,11 +23,14 @@ def connect(address: str | None) -> None:
     """Join the cluster at `address` or RAY_ADDRESS, else start Ray here; nothing when already connected."""
     if ray.is_initialized():
         return
+    before = signal.getsignal(signal.SIGTERM)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ notes appear between the progress lines
     if address or os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place, which ends the driver with a stack trace
 
 
 def configure_data() -> DataContext:

@@ -107,15 +107,6 @@ def _model_kills() -> None:
     _before(FakeFactories, "editor", lambda *_: die())
 
 
-def _model_raises() -> None:
-    from tests.fakes import FakeFactories
-
-    def fail(*_: Any) -> None:
-        raise OSError("no file named diffusion_pytorch_model.safetensors")
-
-    _before(FakeFactories, "editor", fail)
-
-
 FAULTS: dict[str, Callable[[], None]] = {
     "load": _load,
     "caption": _caption,
@@ -126,7 +117,6 @@ FAULTS: dict[str, Callable[[], None]] = {
     "device-once": lambda: _device_lost(False),
     "device-always": lambda: _device_lost(True),
     "model-kills": _model_kills,
-    "model-raises": _model_raises,
 }
 
 
