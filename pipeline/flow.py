@@ -20,7 +20,7 @@ from pipeline.progress import Counts, Progress, TooManyFailures, shown
 from pipeline.recipe import Recipe
 from pipeline.sink import EditSink, RunFacts
 from pipeline.stages import LoadRows, ReadPending, ScoreAndEncode
-from pipeline.storage import open_store
+from pipeline.storage import StorageError, open_store
 
 _GROUP_ROWS = 1024
 
@@ -67,8 +67,9 @@ def run_edit(
 ) -> Summary:
     """Make every edit that the recipe asks for and storage does not hold.
 
-    Raises RecipeError, StorageError, FingerprintError or PlacementError before anything starts. Errors of the stream
-    itself (a store that refuses, a lost model) come through as they are; the same call goes on from what was written.
+    Raises RecipeError, FingerprintError or PlacementError before anything starts, and StorageError or PermissionError
+    when a store refuses. Other errors of the stream (a lost model) come through as they are. The same call goes on
+    from what was written.
     """
     started = time.monotonic()
     facts = operations.facts(recipe)
@@ -90,11 +91,15 @@ def run_edit(
             with shown(progress, before.images, before.left):
                 _stream(run, plan, progress, before)
         except Exception as error:
-            if not isinstance(_cause(error), TooManyFailures):
+            cause = _cause(error)
+            if isinstance(cause, (StorageError, PermissionError)):
+                raise cause from None  # what the store says, without the layers of Ray
+            if not isinstance(cause, TooManyFailures):
                 raise
-            problem = f"stopped: {_cause(error)}"
+            problem = f"stopped: {cause}"
         counts = progress.counts()
-    after = run.ledger.account(manifest, recipe.edits) if before.left else before
+    count = run.ledger.settled_account if problem is None else run.ledger.account
+    after = count(manifest, recipe.edits) if before.left else before
     return _summary(run, after, counts, problem, time.monotonic() - started)
 
 
