@@ -50,7 +50,7 @@ def view_of(output: str) -> Mapping[tuple[str, str], tuple[str, str]]:
     view = Ledger(open_store(output)).read()
     rows = {}
     for table, kind, what in ((view.edits, "edits", "image_sha256"), (view.failures, "failures", "error_type")):
-        names = compute.utf8_split_pattern(table["source_uri"], "/").to_pylist()
+        names = compute.split_pattern(table["source_uri"], "/").to_pylist()
         for name, edit, value in zip(names, table["edit_id"].to_pylist(), table[what].to_pylist(), strict=True):
             rows[name[-1], edit] = (kind, value)
     return rows

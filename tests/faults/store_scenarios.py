@@ -74,11 +74,11 @@ class Stage:
         return _ended_well(self.start(output))
 
     def run_refused(self, told: str) -> None:
-        """A job that must end with an error whose last line says this."""
+        """A job that must end with a StorageError that says this."""
         _, log = (job := self.start()).communicate(timeout=_JOB_SECONDS)
-        last = log.strip().splitlines()[-1] if log.strip() else ""
         assert job.returncode != 0, "the job ended well, though the store refused"
-        assert "StorageError" in last and told in last, f"ended by: {log[-2000:]}"
+        ends = [line for line in log.splitlines() if line.startswith("pipeline.storage.StorageError: ")]
+        assert ends and told in ends[-1], f"ended by: {log[-2000:]}"
 
     def counted(self, fault: str, note: str, **counts: int) -> Outcome:
         """What the output holds, seen without faults."""
