@@ -22,7 +22,7 @@ from pipeline.progress import Counts, Progress, TooManyFailures, shown
 from pipeline.recipe import Recipe
 from pipeline.sink import EditSink, RunFacts
 from pipeline.stages import LoadRows, ReadPending, ScoreAndEncode
-from pipeline.storage import open_store
+from pipeline.storage import StorageError, open_store
 
 _GROUP_ROWS = 1024
 
@@ -80,9 +80,9 @@ def run_edit(
 ) -> Summary:
     """Make every edit that the recipe asks for and storage does not hold.
 
-    Raises RecipeError, StorageError, FingerprintError or PlacementError before anything starts, ModelError when a model
-    cannot be loaded, and Interrupted for KeyboardInterrupt in the stream. Errors of the stream itself (a store that
-    refuses) come through as they are; the same call goes on from what was written.
+    Raises RecipeError, FingerprintError or PlacementError before anything starts, StorageError or PermissionError when
+    a store refuses, ModelError when a model cannot be loaded, and Interrupted for KeyboardInterrupt in the stream.
+    Other errors of the stream come through as they are. The same call goes on from what was written.
     """
     started = time.monotonic()
     facts = operations.facts(recipe)
@@ -110,11 +110,14 @@ def run_edit(
             if refusal := progress.counts().refusal:
                 raise ModelError(refusal) from None
             cause = _cause(error)
+            if isinstance(cause, (StorageError, PermissionError)):
+                raise cause from None  # what the store says, without the layers of Ray
             if not isinstance(cause, TooManyFailures):
                 raise
             problem = f"stopped: {cause}"
         counts = progress.counts()
-    after = run.ledger.account(manifest, recipe.edits) if before.left else before
+    count = run.ledger.settled_account if problem is None else run.ledger.account
+    after = count(manifest, recipe.edits) if before.left else before
     if not after.left:
         attempts.forget()
     return _summary(run, after, counts, problem, time.monotonic() - started)

@@ -147,6 +147,10 @@ class Ledger:
         counts = in_threads(lambda bucket: self._account(manifest, bucket, edits, retry_failed), sorted(manifest.rows))
         return sum(counts, Account())
 
+    def settled_account(self, manifest: Manifest, edits: Sequence[EditSpec]) -> Account:
+        """The account after a stream that wrote all: where something is left, a lagging listing may not show it yet."""
+        return storage.settled(lambda: self.account(manifest, edits), lambda account: not account.left)
+
     def _account(self, manifest: Manifest, bucket: str, edits: Sequence[EditSpec], retry_failed: bool) -> Account:
         asked_rows = asked_by_row(manifest.read(bucket), edits)
         asked = {(row["sample_id"], edit.edit_id) for row, its_edits in asked_rows for edit in its_edits}

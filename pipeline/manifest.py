@@ -25,7 +25,7 @@ from pipeline.asked import parse_edits, parse_prompts
 from pipeline.identity import bucket_of, canonical_json, part_key, sample_id, sha256_bytes
 from pipeline.recipe import Input, RecipeError
 from pipeline.schema import MANIFEST, table_of
-from pipeline.storage import Store
+from pipeline.storage import StorageError, Store, UnansweredError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 _SHARD_ROWS = 4096
@@ -49,8 +49,17 @@ class Manifest:
         return sum(self.rows.values())
 
     def read(self, bucket: str) -> list[Row]:
-        """The rows of one bucket, sorted by sample id."""
-        table = self.store.read_tables(f"{self.prefix}/bucket={bucket}", MANIFEST, MANIFEST.names)
+        """The rows of one bucket, sorted by sample id; raises StorageError when they are not as many as were put."""
+        place, listed = f"{self.prefix}/bucket={bucket}", self.rows.get(bucket, 0)
+        # A listing that lags shows too few shards, and what it leaves out would be asked for by nobody.
+        table = storage.settled(
+            lambda: self.store.read_tables(place, MANIFEST, MANIFEST.names), lambda table: len(table) == listed
+        )
+        if len(table) != listed:
+            raise StorageError(
+                f"{self.store.uri(place)}: {len(table)} rows, but its index says {listed}; what was asked cannot be "
+                f"known. If it stays so, remove {self.prefix}/index.json and run the edit job again: it lists anew"
+            )
         return sorted(table.to_pylist(), key=_row_order)
 
     def groups(self, target_rows: int) -> list[tuple[str, ...]]:
@@ -182,7 +191,7 @@ def _user_row(raw: Any, where: str, folder: str) -> Row:
         return _row(where, problem=f"ManifestRow: {where}: {kind}")
     try:
         uri = storage.normalise(uri if "://" in uri or uri.startswith("/") else f"{folder}/{uri}")
-    except storage.StorageError as error:
+    except StorageError as error:
         return _row(uri, problem=f"ManifestRow: {where}: {error}")
     given: dict[str, str | None] = {"source_prompt": None, "target_prompts": None, "edits": None}
     problem = None
@@ -198,8 +207,9 @@ def _user_row(raw: Any, where: str, folder: str) -> Row:
         problem = f"ManifestRow: {where}: {error}"
     try:
         entry = storage.stat(uri)
-    except OSError as error:
-        return _row(uri, problem=problem or f"{type(error).__name__}: {uri}: {error.strerror or error}", given=given)
+    except (OSError, UnansweredError) as error:
+        told = getattr(error, "strerror", None) or error
+        return _row(uri, problem=problem or f"{type(error).__name__}: {uri}: {told}", given=given)
     return _row(uri, entry.version, entry.size, problem, given)
 
 

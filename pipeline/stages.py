@@ -1,7 +1,7 @@
 """The stages that run as CPU tasks: read what is left, load, score and encode.
 
-Nothing that Python can catch leaves a stage: a row's error is written on the row, the next stages let it pass, and the
-sink makes failure rows of it.
+Nothing that Python can catch leaves a stage, except that a store refuses all work: a row's error is written on the
+row, the next stages let it pass, and the sink makes failure rows of it.
 """
 
 import time
@@ -21,6 +21,7 @@ from pipeline.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.scores import psnr, ssim
+from pipeline.storage import StorageError, UnansweredError
 from pipeline.work import BLANK, WORK, Row, error_on, source_image, table_of_work
 
 
@@ -88,6 +89,8 @@ class LoadRows:
             sha256 = sha256_bytes(blob.data)
             image = encode_png(decode_image(blob.data, self.size))
         except Exception as error:
+            if isinstance(error, StorageError) and not isinstance(error, UnansweredError):
+                raise  # the store refuses everything: no fault of this row's
             return {**row, **error_on("load", error)}
         return {**row, "image": image, "source_sha256": sha256, "seed": noise_seed(self.seed, sha256)}
 

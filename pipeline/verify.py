@@ -91,15 +91,8 @@ class _Asked:
     edits: Sequence[EditSpec]
 
     def rows(self, bucket: str) -> list[tuple[Row, list[AskedEdit]]]:
-        """The bucket's rows with their edits; raises OutputError when the listing is not whole."""
+        """The bucket's rows with their edits; raises StorageError when the listing is not whole."""
         rows = self.manifest.read(bucket) if bucket in self.manifest.rows else []
-        listed = self.manifest.rows.get(bucket, 0)
-        if len(rows) != listed:
-            place = f"{self.manifest.store.root}/{self.manifest.prefix}/bucket={bucket}"
-            raise OutputError(
-                f"{place}: {len(rows)} rows, but its index says {listed}; what was asked cannot be known. "
-                f"Remove {self.manifest.prefix}/index.json and run the edit job again: it lists anew"
-            )
         return asked_by_row(rows, self.edits)
 
 

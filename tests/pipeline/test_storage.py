@@ -140,10 +140,10 @@ def test_transient_errors_are_tried_again_and_final_ones_are_not(monkeypatch: py
             raise error
         return "done"
 
-    assert storage._retried(fails, OSError("busy"), 3) == "done"
+    assert storage._retried("get", "u", fails, OSError("busy"), 3) == "done"
     calls.clear()
     with pytest.raises(FileNotFoundError):
-        storage._retried(fails, FileNotFoundError("gone"), 3)
+        storage._retried("get", "u", fails, FileNotFoundError("gone"), 3)
     assert len(calls) == 1
 
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import ledger
+from pipeline import ledger, storage
 from pipeline.identity import bucket_of, image_key, sha256_bytes
 from pipeline.ledger import Ledger
 from pipeline.runs import OutputError
 from pipeline.schema import EDITS, table_of
-from pipeline.storage import Store, open_store
+from pipeline.storage import StorageError, Store, open_store
 from pipeline.verify import PROBLEMS, Check, verify_output, verify_recipe
 from tests.fakes import fake_operations
 from tests.pipeline.builders import SMILE, Job, edit_row, start_job
@@ -123,13 +123,14 @@ def test_without_a_record_of_what_was_asked_only_a_recipe_helps(root: str) -> No
     assert run.check.problems == {}
 
 
-def test_a_listing_that_is_not_whole_is_an_error_with_the_mend(root: str) -> None:
+def test_a_listing_that_is_not_whole_is_an_error_with_the_mend(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_LISTING_PAUSE", 0.0)
     job = start_job(root, 1)
     index, shard = (
         next(key for key in job.output.keys("manifest") if key.endswith(end)) for end in (".json", ".parquet")
     )
     job.output.delete(shard)
-    with pytest.raises(OutputError, match="0 rows, but its index says 1"):
+    with pytest.raises(StorageError, match="0 rows, but its index says 1"):
         verify_output(job.output.root)
     job.output.delete(index)
     with pytest.raises(OutputError, match=r"index\.json is not there, and asked/"):

@@ -1,0 +1,230 @@
+"""The store under fire: a fault is survived within its bound, or clearly refused; an object is whole or an error."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline import metrics, storage
+from pipeline.ledger import Ledger
+from pipeline.manifest import open_manifest
+from pipeline.storage import StorageError, Store, UnansweredError
+from tests.faults import s3_proxy
+from tests.faults.s3_proxy import Rule, S3Proxy
+from tests.pipeline.builders import start_job
+from tests.s3_server import S3Server
+
+DATA = bytes(range(256)) * 400
+
+
+@pytest.fixture(scope="module")
+def shared_proxy(s3: S3Server) -> Iterator[S3Proxy]:
+    with s3_proxy.start(s3) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.server.endpoint)
+        yield proxy
+        storage._s3.cache_clear()
+
+
+@pytest.fixture
+def proxy(shared_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+    """The proxy without faults; pauses are nothing, a hanging store is given up after half a second."""
+    monkeypatch.setattr(storage, "wait_random_exponential", lambda **_: lambda _state: 0.0)
+    monkeypatch.setattr(storage, "_READ_SECONDS", 0.5)
+    monkeypatch.setattr(storage, "_CALL_SECONDS", 0.6)
+    monkeypatch.setattr(storage, "_LISTING_PAUSE", 0.02)
+    storage._s3.cache_clear()
+    storage._s3().connect()  # takes a while itself
+    metrics.counted.clear()
+    yield shared_proxy
+    shared_proxy.set()
+
+
+@pytest.fixture
+def store(proxy: S3Proxy) -> Store:
+    name = f"faults-{uuid.uuid4().hex}"
+    proxy.server.make_bucket(name)
+    proxy.set()
+    return Store(f"s3://{name}/p")
+
+
+def retries(operation: str) -> dict[str, int]:
+    return {
+        error: count
+        for (name, its_operation, error), count in metrics.counted.items()
+        if (name, its_operation) == (metrics.RETRIES, operation)
+    }
+
+
+@pytest.mark.parametrize("fault", ["internal", "slow_down", "reset", "truncate", "stall"])
+def test_a_get_that_fails_a_few_times_gives_the_whole_object(
+    fault: s3_proxy.Fault, store: Store, proxy: S3Proxy
+) -> None:
+    store.write("a", DATA)
+    proxy.set(Rule(fault, ("GET",), first=3, seconds=2))
+    assert store.read("a") == DATA
+    assert (proxy.struck[fault], proxy.requests["GET"]) == (3, 4)
+    assert sum(retries("get").values()) == 3
+
+
+@pytest.mark.parametrize("fault", ["internal", "slow_down", "reset", "truncate", "stall"])
+def test_puts_heads_lists_and_deletes_that_fail_a_few_times_are_done(
+    fault: s3_proxy.Fault, store: Store, proxy: S3Proxy
+) -> None:
+    rules = [Rule(fault, (operation,), first=2, seconds=1) for operation in ("PUT", "HEAD", "LIST", "DELETE")]
+    proxy.set(*rules)
+    store.write("a", DATA)
+    assert store.exists("a")
+    assert store.keys("") == ["a"]
+    assert store.read("a") == DATA
+    store.delete("a")
+    assert not store.exists("a")
+    assert proxy.struck[fault] >= 6
+
+
+@pytest.mark.parametrize("fault", ["truncate", "reset"])
+def test_a_body_that_always_breaks_off_is_never_taken_for_the_object(
+    fault: s3_proxy.Fault, store: Store, proxy: S3Proxy
+) -> None:
+    store.write("a", DATA)
+    proxy.set(Rule(fault, ("GET",)))
+    with pytest.raises(UnansweredError, match=f"get {store.uri('a')}: failed 8 times"):
+        store.read("a")
+    assert proxy.requests["GET"] == storage._ATTEMPTS
+
+
+def test_a_call_makes_no_more_requests_than_it_says(store: Store, proxy: S3Proxy) -> None:
+    proxy.set(Rule("slow_down"))
+    with pytest.raises(UnansweredError, match=r"put .* SlowDown: .*; run again"):
+        store.write("a", DATA)
+    assert proxy.requests["PUT"] == storage._ATTEMPTS
+    assert metrics.counted[metrics.RETRIES, "put", "SlowDown"] == storage._ATTEMPTS - 1
+    assert metrics.counted[metrics.ERRORS, "put", "SlowDown"] == 1
+
+
+def test_pauses_grow_and_are_random() -> None:
+    def pauses() -> list[float]:
+        wait = storage.wait_random_exponential(multiplier=0.5, max=20)
+        state = storage.RetryCallState(storage.Retrying(), None, (), {})
+        return [wait(state) for state.attempt_number in range(1, storage._ATTEMPTS)]
+
+    many = [pauses() for _ in range(50)]
+    assert all(pause <= 0.5 * 2**number for one in many for number, pause in enumerate(one))
+    assert max(one[-1] for one in many) > 5
+    assert len({tuple(one) for one in many}) == 50
+
+
+def test_a_stream_survives_what_a_read_survives(store: Store, proxy: S3Proxy) -> None:
+    store.write("a", DATA)
+    proxy.set(
+        Rule("internal", ("GET",), first=2), Rule("truncate", ("GET",), first=1), Rule("slow_down", ("HEAD",), first=2)
+    )
+    with storage.open_stream(store.uri("a")) as stream:
+        assert stream.read() == DATA
+
+
+@pytest.mark.parametrize("operation", ["GET", "HEAD", "PUT", "LIST"])
+def test_expired_credentials_end_with_the_mend_after_a_few_attempts(
+    operation: str, store: Store, proxy: S3Proxy
+) -> None:
+    store.write("a", DATA)
+    proxy.set(Rule("expired"))
+    calls = {
+        "GET": lambda: store.read("a"),
+        "HEAD": lambda: store.exists("a"),
+        "PUT": lambda: store.write("a", DATA),
+        "LIST": lambda: store.keys(""),
+    }
+    with pytest.raises(
+        StorageError, match=r"ExpiredToken.*refresh the S3 credentials and run the same command"
+    ) as caught:
+        calls[operation]()
+    assert not isinstance(caught.value, UnansweredError)
+    assert proxy.requests[operation] <= storage._CREDENTIALS_ATTEMPTS
+
+
+def test_credentials_that_come_back_are_used(store: Store, proxy: S3Proxy) -> None:
+    proxy.set(Rule("expired", first=2))
+    store.write("a", DATA)
+    assert retries("put") == {"ExpiredToken": 2}
+
+
+def test_a_full_store_is_told_at_once(store: Store, proxy: S3Proxy) -> None:
+    proxy.set(Rule("full", ("PUT",)))
+    with pytest.raises(StorageError, match=f"put {store.uri('a')}: no space left, or a quota.*InsufficientStorage"):
+        store.write("a", DATA)
+    assert proxy.requests["PUT"] == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_at_once_and_leaves_nothing(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def full(_: int) -> None:
+        calls.append(1)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="no space left, or a quota is reached"):
+        storage.write(str(tmp_path / "a"), DATA)
+    assert (len(calls), list(tmp_path.iterdir())) == (1, [])
+
+
+def lag(proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listings show nothing that was put, and after a moment everything."""
+    monkeypatch.setattr(storage, "_LISTING_PAUSE", 0.1)
+    proxy.set(listing_lag=3600)
+    threading.Timer(0.4, lambda: setattr(proxy, "listing_lag", 0.0)).start()
+
+
+def test_a_listing_that_lags_is_read_again_until_a_manifest_is_whole(
+    store: Store, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start_job(store.root, 4)
+    lag(proxy, monkeypatch)
+    assert len(job.samples) == 4
+    assert proxy.struck["unlisted"] > 0
+
+
+def test_a_manifest_that_stays_incomplete_is_an_error_not_a_smaller_one(store: Store, proxy: S3Proxy) -> None:
+    job = start_job(store.root, 4)
+    proxy.set(listing_lag=3600)
+    with pytest.raises(StorageError, match="0 rows, but its index says"):
+        open_manifest(job.output, job.manifest.prefix).read(min(job.manifest.rows))
+
+
+def test_the_account_waits_for_rows_that_are_not_listed_yet(
+    store: Store, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start_job(store.root, 2)
+    proxy.forget()  # the listing is old, the rows are new
+    job.write(job.samples)
+    lag(proxy, monkeypatch)
+    ledger = Ledger(job.store, job.fingerprint)
+    assert ledger.account(job.manifest, job.recipe.edits).left == 2
+    assert ledger.settled_account(job.manifest, job.recipe.edits).left == 0
+
+
+def test_a_part_that_stays_listed_though_it_is_gone_is_an_error_with_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_LISTING_PAUSE", 0.0)
+    store = Store(str(tmp_path))
+    monkeypatch.setattr(Store, "keys", lambda self, prefix: [f"{prefix}/gone.parquet"])
+    with pytest.raises(StorageError, match="names a part that is gone"):
+        store.read_tables("t", pa.schema([("a", pa.int64())]), ["a"])
+
+
+def test_storage_needs_no_ray() -> None:
+    code = "import json, sys, pipeline.storage; print(json.dumps('ray' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) is False
