@@ -1,15 +1,17 @@
 """Models by name: a shipped one, a local folder, or a hub id; resolved where the worker runs."""
 
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
-from diffusers import StableDiffusion3Pipeline
 
+from eim_ops.backbones.adapter import PartConfig
 from eim_ops.backbones.base import Backbone
-from eim_ops.backbones.sd3 import Sd3Backbone
+from eim_ops.backbones.registry import family_of, stored_config
 from eim_ops.captioning.base import Captioner
 from eim_ops.captioning.vlm import load_vlm
 from eim_ops.identify.spectrum import load_spectrum
@@ -52,22 +54,33 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def model_config(name: str, revision: str | None = None) -> PartConfig:
+    """A model's configurations, read without loading a weight."""
+    return stored_config(model_folder(name), name, revision)
+
+
 def load_backbone(name: str, revision: str | None = None, device: str = "auto", dtype: str = "float32") -> Backbone:
     """Load a backbone for inference; dtype is a torch name such as `float32` or `bfloat16`. A folder may bring the
     spectrum of its latents."""
     diffusers.utils.logging.disable_progress_bar()
     folder = model_folder(name)
     pinned = model_revision(name, revision)
-    without_t5 = folder is not None and not (folder / "text_encoder_3").is_dir()
-    absent = {"text_encoder_3": None, "tokenizer_3": None} if without_t5 else {}
-    pipeline = StableDiffusion3Pipeline.from_pretrained(
-        folder or name, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, **absent
+    config = model_config(name, revision)
+    family = family_of(config, name)
+    pipeline = getattr(diffusers, config("")["_class_name"]).from_pretrained(
+        folder or name, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, **_absent(config(""))
     )
     pipeline.to(pick_device(device))
     pipeline.set_progress_bar_config(disable=True)
-    for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
-        part.eval().requires_grad_(False)
-    return Sd3Backbone(pipeline, name, pinned, load_spectrum(folder) if folder is not None else None)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    return family(pipeline, name, pinned, load_spectrum(folder) if folder is not None else None)
+
+
+def _absent(index: Mapping[str, Any]) -> dict[str, None]:
+    """The parts that the model does without, such as SD3's third text encoder; diffusers wants them said."""
+    return {part: None for part, its in index.items() if isinstance(its, list) and its[0] is None}
 
 
 def load_captioner(name: str, revision: str | None = None, device: str = "auto") -> Captioner:
