@@ -131,6 +131,12 @@ class PipelineBackbone(Backbone):
         """sigma, scalar or (B,), as float32 (B,)."""
         return sigma.to(latents.device, torch.float32).expand(len(latents))
 
+    def _guidance_input(self, latents: Tensor) -> Tensor | None:
+        """The embedded scale for each row, float32 (B,); None where it is no input."""
+        if self.guidance_kind != "embedded" or self._guidance is None:
+            return None
+        return torch.full((len(latents),), self._guidance, device=latents.device, dtype=torch.float32)
+
 
 def loaded_config(pipeline: Any) -> PartConfig:
     """The configurations of a loaded pipeline."""

@@ -57,13 +57,11 @@ class FluxBackbone(PipelineBackbone):
         return kl_decode(self.pipeline.vae, latents)
 
     def _velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        guidance = None
-        if self.guidance_kind == "embedded":
-            guidance = torch.full((len(latents),), self._guidance, device=latents.device, dtype=torch.float32)
         height, width = latents.shape[-2:]
         ids = torch.cartesian_prod(torch.arange(1), torch.arange(height // 2), torch.arange(width // 2))
         velocity = self.pipeline.transformer(
-            hidden_states=packed(latents), timestep=self._levels(latents, sigma).to(latents.dtype), guidance=guidance,
+            hidden_states=packed(latents), timestep=self._levels(latents, sigma).to(latents.dtype),
+            guidance=self._guidance_input(latents),
             pooled_projections=conditioning.pooled, encoder_hidden_states=conditioning.tokens,
             txt_ids=torch.zeros(conditioning.tokens.shape[1], 3).to(latents), img_ids=ids.to(latents),
             return_dict=False,

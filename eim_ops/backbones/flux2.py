@@ -63,15 +63,12 @@ class Flux2Backbone(PipelineBackbone):
         return super()._schedule(steps, tokens, config) | {"mu": compute_empirical_mu(tokens, steps)}
 
     def _velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        guidance = None
-        if self.guidance_kind == "embedded":
-            guidance = torch.full((len(latents),), self._guidance, device=latents.device, dtype=torch.float32)
         shape, one = latents.shape[-2:], torch.arange(1)
         image_ids = torch.cartesian_prod(one, torch.arange(shape[0]), torch.arange(shape[1]), one)
         text_ids = torch.cartesian_prod(one, one, one, torch.arange(conditioning.tokens.shape[1]))
         velocity = self.pipeline.transformer(
             hidden_states=latents.flatten(2).transpose(1, 2),
-            timestep=self._levels(latents, sigma).to(latents.dtype), guidance=guidance,
+            timestep=self._levels(latents, sigma).to(latents.dtype), guidance=self._guidance_input(latents),
             encoder_hidden_states=conditioning.tokens, txt_ids=text_ids.to(latents.device)[None],
             img_ids=image_ids.to(latents.device)[None], return_dict=False,
         )[0]  # fmt: skip

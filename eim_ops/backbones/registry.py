@@ -50,12 +50,10 @@ def family_of(config: PartConfig, name: str) -> type[PipelineBackbone]:
         index = config("")
     except FileNotFoundError as error:
         raise UnknownFamilyError(f"{name}: no model_index.json; give a model in the layout of diffusers") from error
-    found = index.get("_class_name")
+    found = str(index.get("_class_name"))
     if found not in FAMILIES:
         raise UnknownFamilyError(f"{name} is a {found}; known are {', '.join(FAMILIES)}; see docs/add-a-backbone.md")
     scheduler = (index.get("scheduler") or [None, None])[1]
     if scheduler != _SCHEDULER:
-        raise UnknownFamilyError(
-            f"{name} has the scheduler {scheduler}; ours steps are {_SCHEDULER}'s: give it that one"
-        )
+        raise UnknownFamilyError(f"{name} has the scheduler {scheduler}; known is {_SCHEDULER}: give it that one")
     return FAMILIES[found]

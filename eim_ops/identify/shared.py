@@ -1,6 +1,7 @@
 """A direction shared by many images: identified once an attribute, averaged over images, kept under its content's hash.
 
-A folder `<id>` holds `direction.safetensors` (image, tokens, pooled, and mask where the model has one) and `direction.json` (where it comes from).
+A folder `<id>` holds `direction.safetensors` (image, tokens, pooled, and mask where the
+model has one) and `direction.json` (where it comes from).
 """
 
 import hashlib
@@ -80,9 +81,8 @@ def average(
     image = direction.image.mean(0, keepdim=True)
     text = direction.text
     if image_only:
-        return Direction(
-            image, Conditioning(**{name: torch.zeros_like(part[:1]) for name, part in text.parts().items()})
-        )
+        zeros = {name: torch.zeros_like(part[:1]) for name, part in text.parts().items()}
+        return Direction(image, Conditioning(**zeros))
     if not len(direction) == len(source_prompts) == len(target_prompts):
         raise ValueError(
             f"{len(direction)} rows, {len(source_prompts)} source and {len(target_prompts)} target prompts; "
@@ -208,11 +208,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"changed or damaged, or the folder renamed; give it its name back, or {_IDENTIFY_AGAIN}"
         )
     known = {"format", *(f.name for f in fields(SharedDirection))} - {"direction"}
-    if (
-        metadata.get("format") != _FORMAT
-        or set(metadata) != known
-        or set(tensors) - {"mask"} != {"image", "tokens", "pooled"}
-    ):
+    needed = {"image", "tokens", "pooled"}
+    if metadata.get("format") != _FORMAT or set(metadata) != known or set(tensors) - {"mask"} != needed:
         raise DirectionError(
             f"{path} has format {metadata.get('format')!r}, this version reads {_FORMAT}; {_IDENTIFY_AGAIN}, "
             "or load it with the version that wrote it"

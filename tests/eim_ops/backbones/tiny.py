@@ -42,6 +42,10 @@ PROMPTS = ["a portrait with broad smile , red hair", "a portrait", "a portrait w
 WIDTH = 16
 """Of every text encoder."""
 _SPECIALS = ("<pad>", "<bos>", "<unk>", "<eos>", "<|im_start|>", "<|im_end|>")
+_WORDS = (
+    "system user assistant a portrait with broad smile red hair blue , . : Describe the image by detailing color shape "
+    "size texture quantity text spatial relationships of objects and background"
+)
 _CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{% if message.content is string %}"
     "{{ message.content }}{% else %}{{ message.content[0].text }}{% endif %}<|im_end|>\n{% endfor %}"
@@ -51,40 +55,7 @@ _CHAT = (
 
 def tokenizer(length: int, wrapped: bool = True, side: str = "right") -> PreTrainedTokenizerFast:
     """One token a word, mark or line end; `wrapped` as CLIP's and T5's, else as a chat model's."""
-    words = [
-        "\n",
-        "system",
-        "user",
-        "assistant",
-        "a",
-        "portrait",
-        "with",
-        "broad",
-        "smile",
-        "red",
-        "hair",
-        "blue",
-        ",",
-        ".",
-        ":",
-        "Describe",
-        "the",
-        "image",
-        "by",
-        "detailing",
-        "color",
-        "shape",
-        "size",
-        "texture",
-        "quantity",
-        "text",
-        "spatial",
-        "relationships",
-        "of",
-        "objects",
-        "and",
-        "background",
-    ]
+    words = ["\n", *_WORDS.split()]
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate((*_SPECIALS, *words))}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), "removed", invert=True)
     if wrapped:
