@@ -93,7 +93,10 @@ def load_backbone(
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
     spectrum = load_spectrum(folder) if folder is not None else None
-    return family(pipeline, name, pinned, spectrum, guidance=loading.guidance, prompt_tokens=loading.prompt_tokens)
+    return family(
+        pipeline, name, pinned, spectrum, guidance=loading.guidance, prompt_tokens=loading.prompt_tokens,
+        forward_only=loading.forward_only is not None,
+    )  # fmt: skip
 
 
 def _absent(index: Mapping[str, Any]) -> dict[str, None]:

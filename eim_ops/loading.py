@@ -70,6 +70,11 @@ class Loading:
         if self.device_map and self.group_offload:
             raise LoadingError("loading.device_map and loading.group_offload both place the weights: keep one")
 
+    @property
+    def forward_only(self) -> str | None:
+        """The setting that changes or moves weights behind a call, so that a backward pass would read other memory."""
+        return next((key for key in ("layerwise_casting", "group_offload") if getattr(self, key)), None)
+
     def pixels(self) -> dict[str, Any]:
         """What is set of what changes pixels, if only by rounding."""
         unset = Loading()
@@ -100,6 +105,15 @@ def _check_attention(name: str, family: str) -> None:
     allowed = [its.value for its in AttentionBackendName if not its.value.endswith("_hub")]  # those fetch remote code
     if name not in allowed:
         raise LoadingError(f"loading.attention_backend is {name!r}; allowed: {', '.join(allowed)}")
+
+
+def check_image_half(loading: Loading, image_half: str) -> None:
+    """Raises LoadingError for HSDS, which goes backward, with weights that a backward pass can't read."""
+    if image_half == "hsds" and loading.forward_only:
+        raise LoadingError(
+            f"loading.{loading.forward_only} changes weights behind every call and image_half hsds goes backward "
+            "through them: leave it out, or take image_half dds"
+        )
 
 
 def check_machine(loading: Loading, device: "torch.device") -> None:

@@ -84,6 +84,7 @@ def _edit(
 def _facts(recipe: Recipe) -> ModelFacts:
     from eim_ops.encode import check_free_guidance
     from eim_ops.load import checked_family, model_revision
+    from eim_ops.loading import check_image_half
 
     captioner = recipe.captioner
     try:
@@ -91,6 +92,7 @@ def _facts(recipe: Recipe) -> ModelFacts:
         captioner_revision = captioner if captioner == GIVEN_PROMPTS else model_revision(captioner, None)
         config, family = checked_family(recipe.model, recipe.model_revision, recipe.loading)
         check_free_guidance(recipe.method, family.guidance_of(config))
+        check_image_half(recipe.loading, recipe.method.image_half)
         size, step = recipe.size or family.own_size(config), family.size_step(config)
         if size % step:
             raise ValueError(f"size is {size}; {recipe.model} takes multiples of {step}")

@@ -25,16 +25,17 @@ class PipelineBackbone(Backbone):
 
     def __init__(
         self, pipeline: Any, name: str, revision: str, spectrum: Tensor | None = None, *,
-        guidance: float | None = None, prompt_tokens: int | None = None,
+        guidance: float | None = None, prompt_tokens: int | None = None, forward_only: bool = False,
     ) -> None:  # fmt: skip
-        """guidance: the embedded scale. prompt_tokens: see the class; None: the family's own of both."""
+        """guidance: the embedded scale. prompt_tokens: see the class; None: the family's own of both. forward_only: its
+        weights don't stay as they are until a backward pass."""
         config = loaded_config(pipeline)
         super().__init__(name, revision, self.own_size(config), spectrum)
         self.pipeline = pipeline
         self.guidance_kind = self.guidance_of(config)
         self._guidance = self.embedded_guidance if guidance is None else guidance
         self._prompt_tokens = prompt_tokens or self.prompt_tokens
-        self._step = self.size_step(config)
+        self._step, self._forward_only = self.size_step(config), forward_only
         # In float32 differences are half as dear as forward mode and right to 1e-4; in half precision they are not.
         self.jvp_step = 1e-2 if self.dtype == torch.float32 else None
 
@@ -119,6 +120,14 @@ class PipelineBackbone(Backbone):
         tokens = (self.image_size // self._step) ** 2 if shape is None else self._image_tokens(shape)
         scheduler.set_timesteps(**self._schedule(steps, tokens, scheduler.config))
         return scheduler.sigmas.to(self.device, torch.float32)
+
+    def vjp(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, cotangent: Tensor) -> Tensor:
+        """As every backbone's. Raises ValueError where the weights were loaded for forward passes alone."""
+        if self._forward_only:
+            raise ValueError(
+                f"{self.name} was loaded with weights that change behind every call: no derivative backward"
+            )
+        return super().vjp(latents, sigma, conditioning, cotangent)
 
     def _image_tokens(self, shape: Sequence[int]) -> int:
         return (shape[0] // 2) * (shape[1] // 2)

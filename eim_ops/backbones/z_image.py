@@ -11,7 +11,9 @@ from eim_ops.joint import Conditioning
 
 
 class ZImageBackbone(PipelineBackbone):
-    """`Backbone` on a loaded `ZImagePipeline`. Its transformer takes lists, so padding never reaches it.
+    """`Backbone` on a loaded `ZImagePipeline`. Its transformer takes lists, so a caption's padding never reaches it.
+    It pads to the longest caption of a batch itself, in steps of 32 tokens and masked: among captions on both sides of
+    such a step a row knows its neighbours in its rounding.
 
     The pipeline's `guidance_scale` g means `v + g (v - v_empty)`, so `free_guidance` is g + 1. Turbo was made for none,
     g = 0; no configuration tells the two apart, so the method must: `free_guidance: 1`.

@@ -38,6 +38,13 @@ def test_layerwise_casting_keeps_weights_in_8_bits_and_computes_in_the_dtype(sch
     assert 0 < (cast - plain).norm() < 0.2 * plain.norm()
 
 
+def test_weights_that_change_behind_a_call_refuse_to_go_backward(schnell: str) -> None:
+    backbone = load_backbone(schnell, device="cpu", loading=Loading(layerwise_casting="float8_e4m3fn"))
+    x = torch.zeros(3, 4, 8, 8)
+    with pytest.raises(ValueError, match="weights that change behind every call"):
+        backbone.vjp(x, torch.tensor(0.5), backbone.encode_text(PROMPTS), x)
+
+
 def test_fewer_prompt_tokens_pad_less(schnell: str) -> None:
     backbone = load_backbone(schnell, device="cpu", loading=Loading(prompt_tokens=32))
     assert backbone.encode_text(PROMPTS).tokens.shape[1] == 32

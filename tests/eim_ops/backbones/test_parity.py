@@ -20,8 +20,8 @@ SIZES = {"square": (32, 32), "portrait": (48, 32), "landscape": (24, 64)}
 
 
 @cache
-def tiny(family: str) -> PipelineBackbone:
-    pipe = PIPELINES[family]()
+def tiny(family: str, dtype: torch.dtype = torch.float32) -> PipelineBackbone:
+    pipe = PIPELINES[family]().to(dtype)
     pipe.set_progress_bar_config(disable=True)
     return FAMILIES[type(pipe).__name__](pipe, f"tiny-{family}", "0")
 
@@ -78,6 +78,16 @@ def test_a_whole_edit_with_hsds_is_finite_and_strength_0_is_the_source(family: s
     unedited = ((round_trip[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
     assert np.abs(still.pixels.astype(float) - unedited).max() <= 1
     assert (edited.pixels != still.pixels).any()
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_in_half_precision_a_whole_edit_is_finite(family: str) -> None:
+    backbone = tiny(family, torch.bfloat16)
+    image = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+    free = 1.5 if backbone.guidance_kind == "true" else 1
+    method = Method(steps=2, image_half="hsds", draws=1, iterations=1, free_guidance=free)
+    (edited,) = edit_images(backbone, [image], [PROMPTS[1]], [[EditTask("1", (PROMPTS[0],), 1.0)]], method, [0], 2)
+    assert backbone.dtype == torch.bfloat16 and edited.finite and edited.pixels.shape == image.shape
 
 
 @pytest.mark.parametrize("family", PIPELINES)
