@@ -72,7 +72,10 @@ class Loading:
 
     @property
     def forward_only(self) -> str | None:
-        """The setting that changes or moves weights behind a call, so that a backward pass would read other memory."""
+        """The setting that leaves no derivatives: weights that change or move behind a call, where backward would
+        read other memory, or quantised layers that forward mode can't go through (all but torchao's)."""
+        if self.quantisation not in (None, "torchao"):
+            return "quantisation"
         return next((key for key in ("layerwise_casting", "group_offload") if getattr(self, key)), None)
 
     def pixels(self) -> dict[str, Any]:
@@ -108,11 +111,11 @@ def _check_attention(name: str, family: str) -> None:
 
 
 def check_image_half(loading: Loading, image_half: str) -> None:
-    """Raises LoadingError for HSDS, which goes backward, with weights that a backward pass can't read."""
+    """Raises LoadingError for HSDS with weights that have no derivatives."""
     if image_half == "hsds" and loading.forward_only:
         raise LoadingError(
-            f"loading.{loading.forward_only} changes weights behind every call and image_half hsds goes backward "
-            "through them: leave it out, or take image_half dds"
+            f"loading.{loading.forward_only} leaves no derivatives, which image_half hsds needs: leave it out, take "
+            "torchao's quantisation, or image_half dds"
         )
 
 
@@ -122,6 +125,8 @@ def check_machine(loading: Loading, device: "torch.device") -> None:
         if getattr(loading, key) and device.type == "cpu":
             raise LoadingError(f"loading.{key} needs a GPU, this worker runs on the CPU: leave it out")
     if loading.quantisation:
+        if loading.quantisation.startswith("bitsandbytes") and device.type == "cpu":
+            raise LoadingError(f"loading.quantisation: {loading.quantisation} needs a GPU: take torchao here")
         package = _PACKAGES.get(loading.quantisation, "bitsandbytes")
         if find_spec(package.split(".")[0]) is None or find_spec(package) is None:
             raise LoadingError(f"loading.quantisation: {loading.quantisation} needs the package {package}: install it")

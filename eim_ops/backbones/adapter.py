@@ -28,7 +28,7 @@ class PipelineBackbone(Backbone):
         guidance: float | None = None, prompt_tokens: int | None = None, forward_only: bool = False,
     ) -> None:  # fmt: skip
         """guidance: the embedded scale. prompt_tokens: see the class; None: the family's own of both. forward_only: its
-        weights don't stay as they are until a backward pass."""
+        weights have no derivatives, see `eim_ops/loading.py`."""
         config = loaded_config(pipeline)
         super().__init__(name, revision, self.own_size(config), spectrum)
         self.pipeline = pipeline
@@ -124,9 +124,7 @@ class PipelineBackbone(Backbone):
     def vjp(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, cotangent: Tensor) -> Tensor:
         """As every backbone's. Raises ValueError where the weights were loaded for forward passes alone."""
         if self._forward_only:
-            raise ValueError(
-                f"{self.name} was loaded with weights that change behind every call: no derivative backward"
-            )
+            raise ValueError(f"{self.name} was loaded with weights that have no derivatives")
         return super().vjp(latents, sigma, conditioning, cotangent)
 
     def _image_tokens(self, shape: Sequence[int]) -> int:
