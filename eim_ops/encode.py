@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from eim_ops.backbones.base import Backbone
+from eim_ops.backbones.base import Backbone, GuidanceKind
 from eim_ops.joint import Conditioning, Coupling, FreeGuidance, Inversion, JointLatent, per_row
 from eim_ops.manipulate import guided_velocity, sample
 from eim_ops.method import Method
@@ -75,6 +75,16 @@ def noised(clean: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
     return (1 - level) * clean + level * eps
 
 
+def check_free_guidance(method: Method, kind: GuidanceKind) -> None:
+    """Raises ValueError for classifier-free guidance of a model that isn't made for it."""
+    if method.free_guidance != 1 and kind != "true":
+        mend = "; its own scale is loading.guidance" if kind == "embedded" else ""
+        raise ValueError(
+            f"method.free_guidance is {method.free_guidance}, but the model's guidance is {kind}: set it to 1{mend}. "
+            "method.guidance, along the edit, works with every model"
+        )
+
+
 def encode(
     backbone: Backbone, images: Tensor, prompts: Sequence[str], seeds: Sequence[int], method: Method
 ) -> JointLatent:
@@ -85,9 +95,10 @@ def encode(
     """
     clean = backbone.encode_image(images)
     conditioning = backbone.encode_text(prompts)
-    sigmas = backbone.grid(method.steps) * method.sigma_max
+    sigmas = backbone.grid(method.steps, clean.shape[-2:]) * method.sigma_max
     free = None
     if method.free_guidance != 1:
+        check_free_guidance(method, backbone.guidance_kind)
         free = FreeGuidance(backbone.encode_text([""] * len(prompts)), method.free_guidance)
     trajectory: Inversion | Coupling
     if method.trajectory == "coupled":

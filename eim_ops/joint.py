@@ -37,21 +37,39 @@ def _cat(values: Sequence[Any]) -> Any:
 class Conditioning(Rows):
     """What a prompt becomes: the text half of the joint latent, or a difference of two of them.
 
-    tokens: (B, L, D); pooled: (B, P).
+    tokens: (B, L, D), L the same for every prompt of a backbone, so that rows of any calls go together. pooled: (B, P),
+    P 0 where a family has none. mask: (B, L) float, 1 where there is a token and 0 where there is padding; None where
+    a family attends to padding. It is added and scaled like the rest, so a direction's holds 1 for what the target
+    has more and -1 for what it has less: see `present`.
     """
 
     tokens: Tensor
     pooled: Tensor
+    mask: Tensor | None = None
+
+    @property
+    def present(self) -> Tensor:
+        """(B, L) bool: the tokens that the model sees. Between two prompts, those of the nearer one."""
+        if self.mask is None:
+            return torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
+        return self.mask >= 0.5
+
+    def parts(self) -> dict[str, Tensor]:
+        """Its tensors by name, an absent mask left out."""
+        parts = {"tokens": self.tokens, "pooled": self.pooled, "mask": self.mask}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def __add__(self, other: "Conditioning") -> "Conditioning":
-        return Conditioning(self.tokens + other.tokens, self.pooled + other.pooled)
+        mask = None if self.mask is None or other.mask is None else self.mask + other.mask
+        return Conditioning(self.tokens + other.tokens, self.pooled + other.pooled, mask)
 
     def __sub__(self, other: "Conditioning") -> "Conditioning":
-        return Conditioning(self.tokens - other.tokens, self.pooled - other.pooled)
+        mask = None if self.mask is None or other.mask is None else self.mask - other.mask
+        return Conditioning(self.tokens - other.tokens, self.pooled - other.pooled, mask)
 
     def scaled(self, factor: Tensor) -> "Conditioning":
         """Each row times its own factor, (B,)."""
-        return Conditioning(self.tokens * per_row(factor, self.tokens), self.pooled * per_row(factor, self.pooled))
+        return Conditioning(**{name: part * per_row(factor, part) for name, part in self.parts().items()})
 
 
 @dataclass(frozen=True)

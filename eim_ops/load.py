@@ -1,18 +1,21 @@
 """Models by name: a shipped one, a local folder, or a hub id; resolved where the worker runs."""
 
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
-from diffusers import StableDiffusion3Pipeline
 
+from eim_ops.backbones.adapter import PartConfig, PipelineBackbone
 from eim_ops.backbones.base import Backbone
-from eim_ops.backbones.sd3 import Sd3Backbone
+from eim_ops.backbones.registry import family_of, stored_config
 from eim_ops.captioning.base import Captioner
 from eim_ops.captioning.vlm import load_vlm
 from eim_ops.identify.spectrum import load_spectrum
+from eim_ops.loading import Loading, check_family, check_machine, prepare, quantisation_config
 from eim_ops.mini.shipped import SHIPPED, shipped_path
 
 
@@ -52,22 +55,53 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def load_backbone(name: str, revision: str | None = None, device: str = "auto", dtype: str = "float32") -> Backbone:
+def checked_family(name: str, revision: str | None, loading: Loading) -> tuple[PartConfig, type[PipelineBackbone]]:
+    """A model's configurations and its adapter, without reading a weight.
+
+    Raises UnknownFamilyError for a model that no adapter knows, LoadingError for a setting that its family lacks.
+    """
+    config = stored_config(model_folder(name), name, revision)
+    family, index = family_of(config, name), config("")
+    transformer = getattr(diffusers, index["transformer"][1])
+    check_family(loading, index["_class_name"], family.guidance_of(config), transformer)
+    return config, family
+
+
+def load_backbone(
+    name: str, revision: str | None = None, device: str = "auto", dtype: str = "float32", loading: Loading | None = None
+) -> Backbone:
     """Load a backbone for inference; dtype is a torch name such as `float32` or `bfloat16`. A folder may bring the
-    spectrum of its latents."""
+    spectrum of its latents. Raises UnknownFamilyError and LoadingError before any weight is read."""
     diffusers.utils.logging.disable_progress_bar()
     folder = model_folder(name)
     pinned = model_revision(name, revision)
-    without_t5 = folder is not None and not (folder / "text_encoder_3").is_dir()
-    absent = {"text_encoder_3": None, "tokenizer_3": None} if without_t5 else {}
-    pipeline = StableDiffusion3Pipeline.from_pretrained(
-        folder or name, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, **absent
+    loading, where = loading or Loading(), pick_device(device)
+    config, family = checked_family(name, revision, loading)
+    check_machine(loading, where)
+    pipeline = getattr(diffusers, config("")["_class_name"]).from_pretrained(
+        folder or name,
+        revision=revision,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        quantization_config=quantisation_config(loading),
+        device_map=loading.device_map,
+        **_absent(config("")),
     )
-    pipeline.to(pick_device(device))
+    prepare(pipeline, loading, where, getattr(torch, dtype))
     pipeline.set_progress_bar_config(disable=True)
-    for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
-        part.eval().requires_grad_(False)
-    return Sd3Backbone(pipeline, name, pinned, load_spectrum(folder) if folder is not None else None)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    spectrum = load_spectrum(folder) if folder is not None else None
+    return family(
+        pipeline, name, pinned, spectrum, guidance=loading.guidance, prompt_tokens=loading.prompt_tokens,
+        forward_only=loading.forward_only is not None,
+    )  # fmt: skip
+
+
+def _absent(index: Mapping[str, Any]) -> dict[str, None]:
+    """The parts that the model does without, such as SD3's third text encoder; diffusers wants them said."""
+    return {part: None for part, its in index.items() if isinstance(its, list) and its[0] is None}
 
 
 def load_captioner(name: str, revision: str | None = None, device: str = "auto") -> Captioner:

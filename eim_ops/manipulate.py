@@ -23,9 +23,8 @@ def guided_velocity(
         velocity = from_base + guidance * (velocity - from_base)
     if free is None:
         return velocity
-    # Both steps are linear, so the empty prompt's velocity enters once.
-    from_empty = backbone.velocity(x, sigma, free.empty)
-    return from_empty + free.weight * (velocity - from_empty)
+    # Guidance along the edit is linear, so the empty prompt's velocity enters once.
+    return backbone.guide(velocity, backbone.velocity(x, sigma, free.empty), free.weight)
 
 
 def sample(

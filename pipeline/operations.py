@@ -1,10 +1,8 @@
 """What the flow takes from `eim_ops`: factories that run in the workers, and facts that need no weights."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -68,7 +66,7 @@ def _make_editor(recipe: Recipe, device: str) -> Editor:
     from eim_ops.edit import edit_images
     from eim_ops.load import load_backbone
 
-    backbone = load_backbone(recipe.model, recipe.model_revision, device, recipe.dtype)
+    backbone = load_backbone(recipe.model, recipe.model_revision, device, recipe.dtype, recipe.loading)
     return partial(_edit, edit_images, backbone, recipe)
 
 
@@ -86,31 +84,23 @@ def _edit(
 
 
 def _facts(recipe: Recipe) -> ModelFacts:
-    from eim_ops.load import model_revision
+    from eim_ops.encode import check_free_guidance
+    from eim_ops.load import checked_family, model_revision
+    from eim_ops.loading import check_image_half
 
     captioner = recipe.captioner
     try:
         revision = model_revision(recipe.model, recipe.model_revision)
         captioner_revision = captioner if captioner == GIVEN_PROMPTS else model_revision(captioner, None)
-        return ModelFacts(revision, captioner_revision, recipe.size or _own_size(recipe.model, recipe.model_revision))
+        config, family = checked_family(recipe.model, recipe.model_revision, recipe.loading)
+        check_free_guidance(recipe.method, family.guidance_of(config))
+        check_image_half(recipe.loading, recipe.method.image_half)
+        size, step = recipe.size or family.own_size(config), family.size_step(config)
+        if size % step:
+            raise ValueError(f"size is {size}; {recipe.model} takes multiples of {step}")
+        return ModelFacts(revision, captioner_revision, size)
     except (ValueError, OSError) as error:
         raise RecipeError(f"model: {error}") from None
-
-
-def _own_size(model: str, revision: str | None) -> int:
-    """The image size of an SD3-type folder or hub id: latent size times the VAE's scale, from its configurations."""
-    from eim_ops.load import model_folder
-
-    folder = model_folder(model)
-
-    def config(part: str) -> dict[str, Any]:
-        if folder is not None:
-            return json.loads((folder / part / "config.json").read_text())
-        from huggingface_hub import hf_hub_download
-
-        return json.loads(Path(hf_hub_download(model, f"{part}/config.json", revision=revision)).read_text())
-
-    return config("transformer")["sample_size"] * 2 ** (len(config("vae")["block_out_channels"]) - 1)
 
 
 def pixel_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
@@ -125,4 +115,5 @@ def pixel_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
         "batch": recipe.batch,
         "dtype": recipe.dtype,
         "seed": recipe.seed,
+        **({"loading": changed} if (changed := recipe.loading.pixels()) else {}),
     }

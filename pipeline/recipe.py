@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from eim_ops.loading import Loading
 from eim_ops.method import Method
 
 
@@ -92,13 +93,15 @@ class Pools(_Model):
     edit: Pool = Pool()
 
 
-def _known_keys(value: Any) -> Any:
-    if isinstance(value, dict):
-        allowed = [field.name for field in dataclasses.fields(Method)]
-        for key in value:
+def _known_keys(section: str, settings: type) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        allowed = _keys(settings)
+        for key in value if isinstance(value, dict) else ():
             if key not in allowed:
-                raise ValueError(f"method.{key}: {_unknown(str(key), allowed)}")
-    return value
+                raise ValueError(f"{section}.{key}: {_unknown(str(key), allowed)}")
+        return value
+
+    return BeforeValidator(check)
 
 
 class Recipe(_Model):
@@ -110,7 +113,8 @@ class Recipe(_Model):
     model_revision: _Text | None = None
     captioner: _Text = "mini-vlm"
     edits: tuple[EditSpec, ...] = ()
-    method: Annotated[Method, BeforeValidator(_known_keys)] = Field(default_factory=Method)
+    method: Annotated[Method, _known_keys("method", Method)] = Field(default_factory=Method)
+    loading: Annotated[Loading, _known_keys("loading", Loading)] = Field(default_factory=Loading)
     size: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] | None = None
     batch: Annotated[int, Field(ge=2, le=1024)] = 16
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

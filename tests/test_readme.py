@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from eim_ops.faces.render import render
+from eim_ops.loading import Loading
 from eim_ops.method import Method
 from eim_ops.mini.face_set import draw_faces
 from pipeline.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-CLUSTER = ("docs/cluster.md", "docs/runbook.md")
 
 
 def block(language: str) -> str:
@@ -39,10 +39,10 @@ def test_the_recipe_shown_is_the_demos() -> None:
 def test_every_key_of_a_recipe_and_of_the_method_is_told() -> None:
     told = set(re.findall(r"`([\w.]+)`", README))
     assert [key for key in Recipe.model_fields if key not in told and key != "input"] == []
-    assert [key for key in Method.__dataclass_fields__ if key not in told] == []
+    assert [key for key in (*Method.__dataclass_fields__, *Loading.__dataclass_fields__) if key not in told] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/findings.md", "docs/guarantees.md", *CLUSTER])
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))])
 def test_links_and_named_files_are_there(page: str) -> None:
     text = (ROOT / page).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,11 @@ from eim_ops.joint import Conditioning, per_row
 
 JVP_COST, VJP_COST = 2, 3
 """Evaluations of a derivative, in forwards of the same rows."""
+
+
+GuidanceKind = Literal["true", "embedded", "none"]
+"""`true`: the model is made for classifier-free guidance. `embedded`: the scale is an input of a model distilled from
+guided samples. `none`: distilled without one. The last two have no empty prompt's velocity worth subtracting."""
 
 
 class PromptTooLongError(ValueError):
@@ -23,6 +29,8 @@ class Backbone(ABC):
     `x_sigma = (1 - sigma) * z0 + sigma * eps`, and the velocity is about `eps - z0`. A family gives the abstract
     methods; `evaluations` counts sample-forwards: a velocity of B rows counts B, a JVP 2 B, a VJP 3 B.
     """
+
+    guidance_kind: GuidanceKind = "true"
 
     jvp_step: float | None = None
     """None: forward mode. Else central differences over this fraction of the latents' norm. Which is better depends on
@@ -50,12 +58,20 @@ class Backbone(ABC):
         """Clean latents to RGB float32 (B, 3, H, W), clamped to [-1, 1] (NaN stays NaN)."""
 
     @abstractmethod
-    def grid(self, steps: int) -> Tensor:
-        """The sampler's own sigmas, float32 (steps + 1,), from its top level down to 0."""
+    def grid(self, steps: int, shape: Sequence[int] | None = None) -> Tensor:
+        """The sampler's own sigmas, float32 (steps + 1,), from its top level down to 0.
+
+        shape: (h, w) of the latents, since many families shift their grid by the number of image tokens; None: those of
+        a square of `image_size`.
+        """
 
     @abstractmethod
     def _velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """As `velocity`, differentiable and not counted."""
+
+    def guide(self, velocity: Tensor, from_empty: Tensor, weight: float) -> Tensor:
+        """Classifier-free guidance as the family means it: here v_empty + weight (v - v_empty)."""
+        return from_empty + weight * (velocity - from_empty)
 
     def velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """v(x, sigma, c): latents (B, C, h, w), sigma scalar or (B,), to (B, C, h, w)."""

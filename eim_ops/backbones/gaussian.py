@@ -45,7 +45,7 @@ class GaussianBackbone(Backbone):
         """The images, clamped to [-1, 1]."""
         return latents.float().clamp(-1, 1)
 
-    def grid(self, steps: int) -> Tensor:
+    def grid(self, steps: int, shape: Sequence[int] | None = None) -> Tensor:
         """Even steps from 1 to 0."""
         return torch.linspace(1, 0, steps + 1, dtype=self.power.dtype)
 

@@ -1,6 +1,7 @@
 """A direction shared by many images: identified once an attribute, averaged over images, kept under its content's hash.
 
-A folder `<id>` holds `direction.safetensors` (image, tokens, pooled) and `direction.json` (where it comes from).
+A folder `<id>` holds `direction.safetensors` (image, tokens, pooled, and mask where the
+model has one) and `direction.json` (where it comes from).
 """
 
 import hashlib
@@ -80,14 +81,15 @@ def average(
     image = direction.image.mean(0, keepdim=True)
     text = direction.text
     if image_only:
-        return Direction(image, Conditioning(torch.zeros_like(text.tokens[:1]), torch.zeros_like(text.pooled[:1])))
+        zeros = {name: torch.zeros_like(part[:1]) for name, part in text.parts().items()}
+        return Direction(image, Conditioning(**zeros))
     if not len(direction) == len(source_prompts) == len(target_prompts):
         raise ValueError(
             f"{len(direction)} rows, {len(source_prompts)} source and {len(target_prompts)} target prompts; "
             "give the prompts of each row"
         )
     _check_aligned(source_prompts, target_prompts)
-    return Direction(image, Conditioning(text.tokens.mean(0, keepdim=True), text.pooled.mean(0, keepdim=True)))
+    return Direction(image, Conditioning(**{name: part.mean(0, keepdim=True) for name, part in text.parts().items()}))
 
 
 def _check_aligned(source_prompts: Sequence[str], target_prompts: Sequence[str]) -> None:
@@ -161,15 +163,15 @@ def load_direction(path: Path, backbone: Backbone) -> SharedDirection:
                 f"{backbone.image_size} px {tuple(like.shape[1:])}; load it with the image size and text encoders "
                 "that the direction was identified with, or identify the direction again"
             )
-    image, tokens, pooled = (tensors[name].to(like) for name, like in expected.items())
+    image, *text = (tensors[name].to(like) for name, like in expected.items())
     kept: dict[str, Any] = {
         name: tuple(it) if isinstance(it, list) else it for name, it in metadata.items() if name != "format"
     }
-    return SharedDirection(Direction(image, Conditioning(tokens, pooled)), **kept)
+    return SharedDirection(Direction(image, Conditioning(*text)), **kept)
 
 
 def _tensors(direction: Direction) -> dict[str, Tensor]:
-    parts = {"image": direction.image, "tokens": direction.text.tokens, "pooled": direction.text.pooled}
+    parts = {"image": direction.image, **direction.text.parts()}
     return {name: tensor.detach().contiguous() for name, tensor in parts.items()}
 
 
@@ -206,7 +208,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"changed or damaged, or the folder renamed; give it its name back, or {_IDENTIFY_AGAIN}"
         )
     known = {"format", *(f.name for f in fields(SharedDirection))} - {"direction"}
-    if metadata.get("format") != _FORMAT or set(metadata) != known or set(tensors) != {"image", "tokens", "pooled"}:
+    needed = {"image", "tokens", "pooled"}
+    if metadata.get("format") != _FORMAT or set(metadata) != known or set(tensors) - {"mask"} != needed:
         raise DirectionError(
             f"{path} has format {metadata.get('format')!r}, this version reads {_FORMAT}; {_IDENTIFY_AGAIN}, "
             "or load it with the version that wrote it"

@@ -33,6 +33,7 @@ def spare(direction: Direction, others: Sequence[Direction]) -> Direction:
         Conditioning(
             text[:, :width].reshape(tokens.shape).to(tokens.dtype),
             text[:, width:].reshape(pooled.shape).to(pooled.dtype),
+            direction.text.mask,
         ),
     )
 

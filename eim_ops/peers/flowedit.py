@@ -45,7 +45,7 @@ def flowedit(
     Evaluations a row: 2 `last`, and `last` more for each guidance other than 1 (132 by default). With equal prompts
     and equal guidance it returns the source. Source: Kulikov et al. 2024, algorithm 1.
     """
-    sigmas = backbone.grid(settings.steps)[-(settings.last + 1) :]
+    sigmas = backbone.grid(settings.steps, clean.shape[-2:])[-(settings.last + 1) :]
     # The steps are small: as in the authors' code they are added up in float32, whatever the model's dtype.
     edited = clean.to(torch.promote_types(clean.dtype, torch.float32))
     for (sigma, below), eps in zip(pairwise(sigmas), noise(seeds, settings.last, clean.shape[1:]), strict=True):

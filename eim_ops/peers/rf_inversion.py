@@ -48,7 +48,7 @@ def rf_inversion(
     1 and 2, on the sampler's own grid both ways.
     """
     wide = torch.promote_types(clean.dtype, torch.float32)
-    sigmas = backbone.grid(settings.steps).to(wide)
+    sigmas = backbone.grid(settings.steps, clean.shape[-2:]).to(wide)
     eps = noise(seeds, 1, clean.shape[1:])[0].to(clean.device, wide)
     x = clean.to(wide)
     for low, high in pairwise(sigmas.flip(0)):

@@ -45,6 +45,6 @@ def sdedit(
     Evaluations a row: `taken`, twice that with guidance (60 by default). Source: Meng et al. 2022,
     sampling by the ODE as diffusers' StableDiffusion3Img2ImgPipeline does, which it equals.
     """
-    sigmas = backbone.grid(settings.steps)[-(settings.taken + 1) :]
+    sigmas = backbone.grid(settings.steps, clean.shape[-2:])[-(settings.taken + 1) :]
     eps = noise(seeds, 1, clean.shape[1:])[0].to(clean)
     return sample(backbone, noised(clean, eps, sigmas[0]), target, sigmas, empty, settings.guidance)

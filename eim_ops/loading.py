@@ -1,0 +1,177 @@
+"""How a backbone's weights are loaded and run, and what refuses it before any weight is loaded."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    import torch
+
+Quantisation = Literal["bitsandbytes_4bit", "bitsandbytes_8bit", "torchao", "quanto"]
+Offload = Literal["block_level", "leaf_level"]
+Storage = Literal["float8_e4m3fn", "float8_e5m2"]
+
+_PACKAGES = {"torchao": "torchao", "quanto": "optimum.quanto"}
+_WHERE_ONLY = ("device_map", "group_offload")
+"""Settings that move weights about and leave every pixel as it is."""
+
+
+class LoadingError(ValueError):
+    """A loading setting that the family or the machine lacks: names the key, who lacks it, and the mend."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Null or false: as the family's pipeline does it.
+
+    guidance: the scale that a model with embedded guidance takes as an input.
+    prompt_tokens: text tokens a prompt is padded to, and the most that it may have.
+    quantisation, quantisation_options: of the transformer, with diffusers' own configuration and its arguments.
+    layerwise_casting: the dtype that the transformer's weights are kept in between their layers' calls.
+    group_offload: weights wait in the CPU's memory and come to the GPU in groups.
+    device_map: `balanced` spreads the parts over an actor's GPUs.
+    attention_backend: a name of diffusers', `native` is torch's.
+    compile: the transformer's repeated blocks are compiled.
+    """
+
+    guidance: float | None = None
+    prompt_tokens: int | None = None
+    quantisation: Quantisation | None = None
+    quantisation_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    layerwise_casting: Storage | None = None
+    group_offload: Offload | None = None
+    device_map: Literal["balanced"] | None = None
+    attention_backend: str | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for key, kind in (
+            ("quantisation", Quantisation),
+            ("layerwise_casting", Storage),
+            ("group_offload", Offload),
+            ("device_map", Literal["balanced"]),
+        ):
+            if getattr(self, key) not in (None, *get_args(kind)):
+                raise LoadingError(f"loading.{key} is {getattr(self, key)!r}; allowed: {', '.join(get_args(kind))}")
+        if self.guidance is not None and not 0 <= self.guidance <= 50:
+            raise LoadingError(f"loading.guidance is {self.guidance!r}; allowed: a number from 0 to 50")
+        if self.prompt_tokens is not None and not 1 <= self.prompt_tokens <= 512:
+            raise LoadingError(
+                f"loading.prompt_tokens is {self.prompt_tokens!r}; allowed: a whole number from 1 to 512"
+            )
+        if self.quantisation_options and self.quantisation is None:
+            raise LoadingError(
+                "loading.quantisation_options without loading.quantisation: give that, or leave both out"
+            )
+        if self.quantisation and self.layerwise_casting:
+            raise LoadingError("loading.layerwise_casting and loading.quantisation both store the weights: keep one")
+        if self.device_map and self.group_offload:
+            raise LoadingError("loading.device_map and loading.group_offload both place the weights: keep one")
+
+    @property
+    def forward_only(self) -> str | None:
+        """The setting that leaves no derivatives: weights that change or move behind a call, where backward would
+        read other memory, or quantised layers that forward mode can't go through (all but torchao's)."""
+        if self.quantisation not in (None, "torchao"):
+            return "quantisation"
+        return next((key for key in ("layerwise_casting", "group_offload") if getattr(self, key)), None)
+
+    def pixels(self) -> dict[str, Any]:
+        """What is set of what changes pixels, if only by rounding."""
+        unset = Loading()
+        named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _WHERE_ONLY}
+        return {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in named.items()
+            if value != getattr(unset, name)
+        }
+
+
+def check_family(loading: Loading, family: str, guidance_kind: str, transformer: type) -> None:
+    """Raises LoadingError for what a family can't do. family: its pipeline's class name."""
+    if loading.guidance is not None and guidance_kind != "embedded":
+        mend = "method.free_guidance is its guidance" if guidance_kind == "true" else "it has none"
+        raise LoadingError(f"loading.guidance: this {family} has no embedded guidance: leave it out; {mend}")
+    if loading.compile and not getattr(transformer, "_repeated_blocks", None):
+        raise LoadingError(f"loading.compile: {family} names no repeated blocks to compile: leave it out")
+    if loading.attention_backend is not None:
+        _check_attention(loading.attention_backend, family)
+
+
+def _check_attention(name: str, family: str) -> None:
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    if family == "StableDiffusion3Pipeline":
+        raise LoadingError(f"loading.attention_backend has no effect on {family}: leave it out")
+    allowed = [its.value for its in AttentionBackendName if not its.value.endswith("_hub")]  # those fetch remote code
+    if name not in allowed:
+        raise LoadingError(f"loading.attention_backend is {name!r}; allowed: {', '.join(allowed)}")
+
+
+def check_image_half(loading: Loading, image_half: str) -> None:
+    """Raises LoadingError for HSDS with weights that have no derivatives."""
+    if image_half == "hsds" and loading.forward_only:
+        raise LoadingError(
+            f"loading.{loading.forward_only} leaves no derivatives, which image_half hsds needs: leave it out, take "
+            "torchao's quantisation, or image_half dds"
+        )
+
+
+def check_machine(loading: Loading, device: "torch.device") -> None:
+    """Raises LoadingError for what this machine lacks."""
+    for key in ("group_offload", "device_map"):
+        if getattr(loading, key) and device.type == "cpu":
+            raise LoadingError(f"loading.{key} needs a GPU, this worker runs on the CPU: leave it out")
+    if loading.quantisation:
+        if loading.quantisation.startswith("bitsandbytes") and device.type == "cpu":
+            raise LoadingError(f"loading.quantisation: {loading.quantisation} needs a GPU: take torchao here")
+        package = _PACKAGES.get(loading.quantisation, "bitsandbytes")
+        if find_spec(package.split(".")[0]) is None or find_spec(package) is None:
+            raise LoadingError(f"loading.quantisation: {loading.quantisation} needs the package {package}: install it")
+    if loading.attention_backend is not None:
+        from diffusers.models import attention_dispatch
+
+        try:
+            attention_dispatch._check_attention_backend_requirements(
+                attention_dispatch.AttentionBackendName(loading.attention_backend)
+            )
+        except RuntimeError as error:
+            raise LoadingError(f"loading.attention_backend: {error}") from None
+
+
+def quantisation_config(loading: Loading) -> Any:
+    """diffusers' own configuration for the transformer alone; None where nothing is quantised."""
+    if loading.quantisation is None:
+        return None
+    from diffusers import PipelineQuantizationConfig
+    from diffusers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    options: dict[str, Any] = dict(loading.quantisation_options)
+    if loading.quantisation.startswith("bitsandbytes"):
+        options["load_in_" + loading.quantisation.removeprefix("bitsandbytes_")] = True
+    if loading.quantisation == "torchao":
+        import torchao.quantization
+
+        options["quant_type"] = getattr(torchao.quantization, options.get("quant_type", "Int8WeightOnlyConfig"))()
+    config = AUTO_QUANTIZATION_CONFIG_MAPPING[loading.quantisation](**options)
+    return PipelineQuantizationConfig(quant_mapping={"transformer": config})
+
+
+def prepare(pipeline: Any, loading: Loading, device: "torch.device", dtype: "torch.dtype") -> None:
+    """Place a loaded pipeline and set its transformer up."""
+    import torch
+
+    transformer = pipeline.transformer
+    if loading.layerwise_casting:
+        transformer.enable_layerwise_casting(getattr(torch, loading.layerwise_casting), dtype)
+    if loading.group_offload:
+        groups = 1 if loading.group_offload == "block_level" else None
+        pipeline.enable_group_offload(device, offload_type=loading.group_offload, num_blocks_per_group=groups)
+    elif not loading.device_map:
+        pipeline.to(device)
+    if loading.attention_backend:
+        transformer.set_attention_backend(loading.attention_backend)
+    if loading.compile:
+        transformer.compile_repeated_blocks()

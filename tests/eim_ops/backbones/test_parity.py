@@ -1,0 +1,131 @@
+"""Every family against its own pipeline: the same image from the same latents, by our conditioning and Euler steps."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from eim_ops.backbones.adapter import PipelineBackbone
+from eim_ops.backbones.base import PromptTooLongError
+from eim_ops.backbones.registry import FAMILIES
+from eim_ops.edit import EditTask, edit_images
+from eim_ops.joint import Conditioning, FreeGuidance
+from eim_ops.load import load_backbone
+from eim_ops.manipulate import sample
+from eim_ops.method import Method
+from tests.eim_ops.backbones.tiny import PIPELINES, PROMPTS, pipelines_image
+
+SIZES = {"square": (32, 32), "portrait": (48, 32), "landscape": (24, 64)}
+
+
+@cache
+def tiny(family: str, dtype: torch.dtype = torch.float32) -> PipelineBackbone:
+    pipe = PIPELINES[family]().to(dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return FAMILIES[type(pipe).__name__](pipe, f"tiny-{family}", "0")
+
+
+def latents_of(backbone: PipelineBackbone, size: tuple[int, int], rows: int = len(PROMPTS)) -> torch.Tensor:
+    shape = backbone.encode_image(torch.zeros(1, 3, *size)).shape[1:]
+    return torch.randn((rows, *shape), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("family", PIPELINES)
+def test_parity_with_the_familys_own_pipeline(
+    family: str, guidance: float, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, size = tiny(family), SIZES[shape]
+    noisy = latents_of(backbone, size)
+    expected = pipelines_image(backbone.pipeline, noisy, size, 4, guidance)
+    free = None
+    if backbone.guidance_kind == "true" and guidance != 1:
+        free = FreeGuidance(backbone.encode_text([""] * len(PROMPTS)), guidance)
+    monkeypatch.setattr(backbone, "_guidance", guidance)
+    conditioning, sigmas = backbone.encode_text(PROMPTS), backbone.grid(4, noisy.shape[-2:])
+    ours = (backbone.decode(sample(backbone, noisy, conditioning, sigmas, free=free)) + 1) / 2
+    assert expected.shape == (len(PROMPTS), 3, *size)
+    assert (ours - expected).abs().max() < 1e-4
+    assert expected.std() > 0.05 and (expected[0] - expected[1]).abs().max() > 1e-3, "a flat image matches anything"
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_derivatives_match_finite_differences(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, sigma = tiny(family), torch.tensor(0.6)
+    monkeypatch.setattr(backbone, "jvp_step", None)
+    x, t, u = latents_of(backbone, (24, 32), 9).chunk(3)
+    conditioning = backbone.encode_text(PROMPTS)
+    forward, backward = backbone.jvp(x, sigma, conditioning, t), backbone.vjp(x, sigma, conditioning, u)
+    finite = backbone._central_difference(x, sigma, conditioning, t, 1e-2)
+    assert forward.norm() > 1e-2 and (forward - finite).norm() < 0.01 * forward.norm()
+    assert torch.allclose((forward * u).flatten(1).sum(1), (backward * t).flatten(1).sum(1), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_a_whole_edit_with_hsds_is_finite_and_strength_0_is_the_source(family: str) -> None:
+    backbone = tiny(family)
+    image = np.random.default_rng(0).integers(0, 255, (48, 32, 3), dtype=np.uint8)
+    tasks = [EditTask(str(strength), (PROMPTS[0],), strength) for strength in (0.0, 1.0)]
+    method = Method(
+        steps=2, image_half="hsds", draws=1, iterations=1,
+        free_guidance=1.5 if backbone.guidance_kind == "true" else 1,
+    )  # fmt: skip
+    still, edited = edit_images(backbone, [image], [PROMPTS[2]], [tasks], method, [0], batch=2)
+    assert edited.finite and edited.direction_residual is not None and edited.pixels.shape == image.shape
+    round_trip = backbone.decode(backbone.encode_image(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1))
+    unedited = ((round_trip[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
+    assert np.abs(still.pixels.astype(float) - unedited).max() <= 1
+    assert (edited.pixels != still.pixels).any()
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_in_half_precision_a_whole_edit_is_finite(family: str) -> None:
+    backbone = tiny(family, torch.bfloat16)
+    image = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+    free = 1.5 if backbone.guidance_kind == "true" else 1
+    method = Method(steps=2, image_half="hsds", draws=1, iterations=1, free_guidance=free)
+    (edited,) = edit_images(backbone, [image], [PROMPTS[1]], [[EditTask("1", (PROMPTS[0],), 1.0)]], method, [0], 2)
+    assert backbone.dtype == torch.bfloat16 and edited.finite and edited.pixels.shape == image.shape
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_a_saved_pipeline_loads_as_the_same_backbone(family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    backbone, folder = tiny(family), tmp_path_factory.mktemp(family.replace(".", "-"))
+    backbone.pipeline.save_pretrained(folder)
+    loaded = load_backbone(str(folder), device="cpu")
+    assert type(loaded) is type(backbone) and loaded.guidance_kind == backbone.guidance_kind
+    x, sigma = latents_of(backbone, (32, 32)), torch.tensor(0.7)
+    velocities = [one.velocity(x, sigma, one.encode_text(PROMPTS)) for one in (backbone, loaded)]
+    assert torch.allclose(*velocities, atol=1e-5) and torch.equal(backbone.grid(5, (8, 8)), loaded.grid(5, (8, 8)))
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_a_prompt_that_would_be_cut_is_refused_by_name(family: str) -> None:
+    with pytest.raises(PromptTooLongError, match=rf"tokens, tiny-{family} takes \d+.*smile"):
+        tiny(family).encode_text(["smile " * 600])
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_images_of_another_step_are_refused(family: str) -> None:
+    with pytest.raises(ValueError, match=r"takes multiples of 8; resize"):
+        tiny(family).encode_image(torch.zeros(1, 3, 36, 32))
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_a_prompts_conditioning_knows_nothing_of_its_neighbours(family: str) -> None:
+    together, alone = tiny(family).encode_text(PROMPTS), tiny(family).encode_text([PROMPTS[1]])
+    for name, part in alone.parts().items():
+        assert torch.allclose(part[0], together.parts()[name][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["qwen-image", "z-image"])
+def test_between_prompts_of_other_lengths_the_nearer_ones_tokens_count(family: str) -> None:
+    source, target = (tiny(family).encode_text([prompt] * 4) for prompt in (PROMPTS[1], PROMPTS[0]))
+    moved = source + (target - source).scaled(torch.tensor([0.0, 0.4, 0.6, 1.0]))
+    lengths = [int(one.present[0].sum()) for one in (source, target)]
+    assert lengths[0] < lengths[1]
+    assert moved.present.sum(1).tolist() == [lengths[0], lengths[0], lengths[1], lengths[1]]
+    assert torch.equal(moved[:1].tokens, source[:1].tokens) and torch.allclose(moved[3:].tokens, target[3:].tokens)
+    assert Conditioning.cat([source, target]).mask.shape == (8, 512)  # type: ignore[union-attr]
