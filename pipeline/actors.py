@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline.asked import AskedEdit, edits_from_json
+from eim_ops.captioning.base import Refused
+from pipeline.asked import edits_from_json
+from pipeline.caption_cache import CaptionCache
+from pipeline.captions import CaptionWriter
 from pipeline.operations import Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from pipeline.work import BLANK_RESULT, Row, error_on, source_image, table_of_work
+from pipeline.work import Row, error_on, source_image, table_of_work
 
 if TYPE_CHECKING:
     from eim_ops.edit import EditedImage, EditTask
@@ -43,6 +46,8 @@ def _each(call: Callable[[Sequence[_T]], Sequence[_R]], items: Sequence[_T], bat
         chunk = items[start : start + batch]
         try:
             results += call(chunk)
+        except Refused as refused:
+            results += refused.answers  # type: ignore[arg-type]  # a captioner's call, whose results are texts
         except Exception as error:
             _leave_if_device_is_lost(error)
             results += [error] if len(chunk) == 1 else _each(call, chunk, 1)
@@ -59,67 +64,30 @@ def _set_threads(pool: PoolPlan) -> None:
 class CaptionStage:
     """An actor: fills source_prompt, and a target prompt (or its error) in `results` for each asked edit."""
 
-    def __init__(self, operations: Operations, recipe: Recipe, pool: PoolPlan, progress: Progress) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        recipe: Recipe,
+        pool: PoolPlan,
+        progress: Progress,
+        cache: CaptionCache | None = None,
+    ) -> None:
         _set_threads(pool)
-        self._captioner = operations.make_captioner(recipe, pool.device)
-        self._batch, self._progress = recipe.batch, progress
+        captioner = operations.make_captioner(recipe, pool.device)
+        self._writer = CaptionWriter(captioner, recipe, cache, _each)
+        self._progress = progress
 
     def __call__(self, table: pa.Table) -> pa.Table:
         started = time.perf_counter()
         rows = table.to_pylist()
-        self._describe(rows)
-        good = [row for row in rows if row["error_stage"] is None]
-        self._rewrite(good)
+        self._writer.fill([row for row in rows if row["error_stage"] is None])
         seconds = time.perf_counter() - started
+        good = [row for row in rows if row["error_stage"] is None]
         count = sum(len(row["results"]) for row in good)
         for row in good:
             row["seconds_caption"] = seconds / max(1, count)
         self._progress.add("caption", len(rows), seconds)
         return table_of_work(rows)
-
-    def _describe(self, rows: Sequence[Row]) -> None:
-        bare = [row for row in rows if row["error_stage"] is None and row["source_prompt"] is None]
-        if self._captioner is None:
-            for row in bare:
-                row.update(
-                    error_on("caption", ValueError("captioner is 'manifest', but this row has no source_prompt"))
-                )
-            return
-        images = [source_image(row) for row in bare]
-        for row, prompt in zip(bare, _each(self._captioner.describe, images, self._batch), strict=True):
-            row.update(error_on("caption", prompt) if isinstance(prompt, Exception) else {"source_prompt": prompt})
-
-    def _rewrite(self, rows: Sequence[Row]) -> None:
-        asked = [(row, edit) for row in rows for edit in edits_from_json(row["edits"])]
-        wanted = {
-            (row["source_prompt"], request): None
-            for row, edit in asked
-            for request, given in zip(edit.requests, edit.given_prompts, strict=True)
-            if given is None
-        }
-        written = dict(zip(wanted, self._rewritten(list(wanted)), strict=True))
-        for row in rows:
-            row["results"] = [self._target(row, edit, written) for edit in edits_from_json(row["edits"])]
-
-    def _rewritten(self, pairs: Sequence[tuple[str, str]]) -> list[str | Exception]:
-        captioner = self._captioner
-        if captioner is None:
-            missing = ValueError("captioner is 'manifest', but this row has no target prompt for the attribute")
-            return [missing] * len(pairs)
-
-        def rewrite(chunk: Sequence[tuple[str, str]]) -> list[str]:
-            return captioner.rewrite([prompt for prompt, _ in chunk], [request for _, request in chunk])
-
-        return _each(rewrite, pairs, self._batch)
-
-    def _target(self, row: Row, edit: AskedEdit, written: dict[tuple[str, str], str | Exception]) -> Row:
-        prompts = []
-        for request, given in zip(edit.requests, edit.given_prompts, strict=True):
-            prompt = written[row["source_prompt"], request] if given is None else given
-            if isinstance(prompt, Exception):
-                return {**BLANK_RESULT, "edit_id": edit.edit_id, **error_on("caption", prompt)}
-            prompts.append(prompt)
-        return {**BLANK_RESULT, "edit_id": edit.edit_id, "target_prompts": prompts}
 
 
 class EditStage:
