@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline.asked import AskedEdit, edits_from_json
+from eim_ops.captioning.base import Refused
+from pipeline.asked import edits_from_json
 from pipeline.attempts import Attempts
+from pipeline.caption_cache import CaptionCache
+from pipeline.captioner_spec import captioner_name
+from pipeline.captions import CaptionWriter
 from pipeline.device import free_memory, is_out_of_memory, leave_if_lost
 from pipeline.loading import ModelError, load_model
 from pipeline.operations import Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from pipeline.work import BLANK_RESULT, Row, error_on, source_image, table_of_work
+from pipeline.work import Row, error_on, source_image, table_of_work
 
 if TYPE_CHECKING:
     from eim_ops.edit import EditedImage, EditTask
@@ -46,13 +50,20 @@ class CaptionStage:
     """An actor: fills source_prompt, and a target prompt (or its error) in `results` for each asked edit."""
 
     def __init__(
-        self, operations: Operations, recipe: Recipe, pool: PoolPlan, progress: Progress, attempts: Attempts
+        self,
+        operations: Operations,
+        recipe: Recipe,
+        pool: PoolPlan,
+        progress: Progress,
+        attempts: Attempts,
+        cache: CaptionCache | None = None,
     ) -> None:
         _set_threads(pool)
         self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
+        self._recipe, self._cache = recipe, cache
         self._loaded = load_model(
             "captioner",
-            recipe.captioner,
+            captioner_name(recipe.captioner),
             pool.device,
             lambda: operations.make_captioner(recipe, pool.device),
             attempts,
@@ -62,7 +73,7 @@ class CaptionStage:
         if isinstance(self._loaded, ModelError):
             self._progress.refused(str(self._loaded))
             raise self._loaded
-        self._captioner = self._loaded
+        self._writer = CaptionWriter(self._loaded, self._recipe, self._cache, self._each)
         started = time.perf_counter()
         rows = self._attempts.guarded("caption", table.to_pylist(), self._caption)
         seconds = time.perf_counter() - started
@@ -74,8 +85,7 @@ class CaptionStage:
         return table_of_work(rows)
 
     def _caption(self, rows: list[Row]) -> list[Row]:
-        self._describe(rows)
-        self._rewrite([row for row in rows if row["error_stage"] is None])
+        self._writer.fill([row for row in rows if row["error_stage"] is None])
         return rows
 
     def _each(self, call: Callable[[Sequence[_T]], Sequence[_R]], items: Sequence[_T]) -> list[_R | Exception]:
@@ -88,6 +98,9 @@ class CaptionStage:
                 if len(made) != len(chunk):
                     raise ValueError(f"{len(made)} answers for {len(chunk)} questions")
                 results += made
+            except Refused as refused:
+                results += refused.answers  # type: ignore[arg-type]  # a captioner's call, whose results are texts
+                continue
             except Exception as error:
                 leave_if_lost(error)
                 failed = error.with_traceback(None)  # its frames hold the batch
@@ -100,50 +113,6 @@ class CaptionStage:
             else:
                 results += [failed] if len(chunk) == 1 else [self._each(call, [item])[0] for item in chunk]
         return results
-
-    def _describe(self, rows: Sequence[Row]) -> None:
-        bare = [row for row in rows if row["error_stage"] is None and row["source_prompt"] is None]
-        if self._captioner is None:
-            for row in bare:
-                row.update(
-                    error_on("caption", ValueError("captioner is 'manifest', but this row has no source_prompt"))
-                )
-            return
-        images = [source_image(row) for row in bare]
-        for row, prompt in zip(bare, self._each(self._captioner.describe, images), strict=True):
-            row.update(error_on("caption", prompt) if isinstance(prompt, Exception) else {"source_prompt": prompt})
-
-    def _rewrite(self, rows: Sequence[Row]) -> None:
-        asked = [(row, edit) for row in rows for edit in edits_from_json(row["edits"])]
-        wanted = {
-            (row["source_prompt"], request): None
-            for row, edit in asked
-            for request, given in zip(edit.requests, edit.given_prompts, strict=True)
-            if given is None
-        }
-        written = dict(zip(wanted, self._rewritten(list(wanted)), strict=True))
-        for row in rows:
-            row["results"] = [self._target(row, edit, written) for edit in edits_from_json(row["edits"])]
-
-    def _rewritten(self, pairs: Sequence[tuple[str, str]]) -> list[str | Exception]:
-        captioner = self._captioner
-        if captioner is None:
-            missing = ValueError("captioner is 'manifest', but this row has no target prompt for the attribute")
-            return [missing] * len(pairs)
-
-        def rewrite(chunk: Sequence[tuple[str, str]]) -> list[str]:
-            return captioner.rewrite([prompt for prompt, _ in chunk], [request for _, request in chunk])
-
-        return self._each(rewrite, pairs)
-
-    def _target(self, row: Row, edit: AskedEdit, written: dict[tuple[str, str], str | Exception]) -> Row:
-        prompts = []
-        for request, given in zip(edit.requests, edit.given_prompts, strict=True):
-            prompt = written[row["source_prompt"], request] if given is None else given
-            if isinstance(prompt, Exception):
-                return {**BLANK_RESULT, "edit_id": edit.edit_id, **error_on("caption", prompt)}
-            prompts.append(prompt)
-        return {**BLANK_RESULT, "edit_id": edit.edit_id, "target_prompts": prompts}
 
 
 class EditStage:

@@ -76,6 +76,7 @@ def asked_edits(row: Mapping[str, Any], recipe_edits: Sequence[EditSpec]) -> lis
     for spec in specs:
         given = tuple(prompts.get(attribute) for attribute in spec.attributes)
         own = (source_prompt, *given) if source_prompt is not None or any(given) else ()
+        own += (row["fields"],) if row.get("fields") else ()
         for strength in spec.strengths:
             name = edit_id(spec.attributes, spec.targets, spec.requests, strength, own)
             edit = AskedEdit(name, spec.attributes, spec.targets, spec.requests, strength, given)

@@ -12,11 +12,14 @@ from ray.data import ActorPoolStrategy
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.ask import Ask
 from pipeline.attempts import Attempts
+from pipeline.caption_cache import CaptionCache
+from pipeline.captioner_spec import captioner_name
 from pipeline.cluster import RETRIES, configure_data, connect, retries
+from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, open_run
 from pipeline.loading import ModelError
 from pipeline.manifest import Manifest, prepare_manifest
-from pipeline.operations import ModelFacts, Operations, pixel_settings
+from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
 from pipeline.placement import Cluster, Plan, PoolPlan, plan_placement
 from pipeline.progress import Counts, Progress, TooManyFailures, shown
 from pipeline.recipe import Recipe
@@ -87,7 +90,7 @@ def run_edit(
     started = time.monotonic()
     facts = operations.facts(recipe)
     output = open_store(recipe.output)
-    manifest = prepare_manifest(recipe.input, output)
+    manifest = prepare_manifest(recipe.input, output, recipe.template_columns)
     store, name = open_run(output, pixel_settings(recipe, facts), new_run)
     Ask(name, manifest.prefix, recipe.edits).record(store)
     attempts = Attempts.start(store, recipe.max_attempts, anew=retry_failed)
@@ -130,8 +133,10 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     again = retries(max(plan.block_rows, recipe.batch), recipe.max_attempts)
     task = {"num_cpus": plan.task_cpus, "max_retries": again}
     models, name = run.facts, run.ledger.fingerprint or ""
-    facts = RunFacts(name, recipe.model, models.model_revision, recipe.captioner, models.captioner_revision)
+    captioner = captioner_name(recipe.captioner)
+    facts = RunFacts(name, recipe.model, models.model_revision, captioner, models.captioner_revision)
     stage_arguments = {"operations": run.operations, "recipe": recipe, "progress": progress, "attempts": attempts}
+    caption_arguments = {**stage_arguments, "cache": _caption_cache(run)}
     groups = [{"buckets": list(group)} for group in run.manifest.groups(_GROUP_ROWS)]
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
     read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
@@ -141,11 +146,19 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
         .map_batches(read, batch_size=1, batch_format="pyarrow", **{**task, "max_retries": RETRIES})
         .repartition(target_num_rows_per_block=plan.block_rows)
         .map_batches(LoadRows(models.image_size, recipe.seed, progress, attempts), **whole_blocks)
-        .map_batches(CaptionStage, **_pool(plan.caption, stage_arguments, recipe.batch, again))
+        .map_batches(CaptionStage, **_pool(plan.caption, caption_arguments, recipe.batch, again))
         .map_batches(EditStage, **_pool(plan.edit, stage_arguments, recipe.batch, again))
         .map_batches(ScoreAndEncode(progress, attempts), **whole_blocks)
         .write_datasink(sink, ray_remote_args=task)
     )
+
+
+def _caption_cache(run: _Run) -> CaptionCache:
+    """Below the output, so that runs beside each other share it, or where the recipe says."""
+    place = run.recipe.caption_cache
+    store = open_store(run.recipe.output).below("captions") if place is None else open_store(place)
+    settings = {**caption_settings(run.recipe, run.facts), "size": run.facts.image_size}
+    return CaptionCache(store, fingerprint(settings)[:16])
 
 
 def _pool(pool: PoolPlan, arguments: Mapping[str, Any], batch: int, again: int) -> dict[str, Any]:

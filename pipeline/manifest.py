@@ -88,14 +88,17 @@ def all_manifests(output: Store) -> list[Manifest]:
     return found
 
 
-def prepare_manifest(source: Input, output: Store) -> Manifest:
-    """List the input and write its shards below the output; raises RecipeError when there is nothing to list."""
+def prepare_manifest(source: Input, output: Store, columns: frozenset[str] = frozenset()) -> Manifest:
+    """List the input and write its shards below the output; raises RecipeError when there is nothing to list.
+
+    Of a user's manifest `columns` are kept as fields, for a template.
+    """
     if source.path is not None:
         rows = _listed_rows(storage.normalise(source.path), output.root)
         nothing = f"input.path: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {source.path}"
     else:
         assert source.manifest is not None
-        rows = _user_rows(storage.normalise(source.manifest))
+        rows = _user_rows(storage.normalise(source.manifest), columns)
         nothing = f"input.manifest: {source.manifest} has no rows"
     with tempfile.TemporaryDirectory(prefix="eim-manifest-") as spool:
         buckets = _spool(rows, Path(spool))
@@ -119,6 +122,7 @@ def _row(
         "source_prompt": given.get("source_prompt"),
         "target_prompts": given.get("target_prompts"),
         "edits": given.get("edits"),
+        "fields": given.get("fields"),
         "problem": problem,
     }
 
@@ -133,7 +137,7 @@ def _listed_rows(source: str, output: str) -> Iterator[Row]:
             yield _row(entry.uri, entry.version, entry.size)
 
 
-def _user_rows(path: str) -> Iterator[Row]:
+def _user_rows(path: str, columns: frozenset[str]) -> Iterator[Row]:
     """The rows of the user's manifest; what is wrong with a row becomes its `problem`, never an exception."""
     if not storage.exists(path):
         raise RecipeError(f"input.manifest: {path} is not there")
@@ -141,7 +145,7 @@ def _user_rows(path: str) -> Iterator[Row]:
     numbered = enumerate(_read_user_manifest(path), start=1)
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
         while chunk := list(islice(numbered, _STAT_CHUNK)):
-            yield from pool.map(lambda item: _user_row(item[1], f"{path}#row={item[0]}", folder), chunk)
+            yield from pool.map(lambda item: _user_row(item[1], f"{path}#row={item[0]}", folder, columns), chunk)
 
 
 def _read_user_manifest(path: str) -> Iterator[Any]:
@@ -184,7 +188,7 @@ def _as_json(value: Any) -> str | None:
     return json.dumps(value, sort_keys=True) if value else None
 
 
-def _user_row(raw: Any, where: str, folder: str) -> Row:
+def _user_row(raw: Any, where: str, folder: str, columns: frozenset[str]) -> Row:
     uri = raw.get("uri") if isinstance(raw, dict) else None
     if not isinstance(uri, str) or not uri.strip():
         kind = "no uri" if isinstance(raw, dict) else "not a JSON object"
@@ -205,6 +209,9 @@ def _user_row(raw: Any, where: str, folder: str) -> Row:
             parse_edits(given["edits"])
     except (ValueError, TypeError) as error:
         problem = f"ManifestRow: {where}: {error}"
+    # Texts of any JSON value: a template writes them into a prompt.
+    fields = {name: str(raw[name]) for name in sorted(columns) if raw.get(name) is not None}
+    given["fields"] = json.dumps(fields) if fields else None
     try:
         entry = storage.stat(uri)
     except (OSError, UnansweredError) as error:
@@ -214,7 +221,10 @@ def _user_row(raw: Any, where: str, folder: str) -> Row:
 
 
 def _row_order(row: Row) -> tuple[str, ...]:
-    return (row["sample_id"], *(row[key] or "" for key in ("source_prompt", "target_prompts", "edits", "problem")))
+    return (
+        row["sample_id"],
+        *(row[key] or "" for key in ("source_prompt", "target_prompts", "edits", "problem", "fields")),
+    )
 
 
 def _spool(rows: Iterable[Row], folder: Path) -> dict[str, list[Path]]:

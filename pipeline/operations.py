@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec, captioner_identity
+from pipeline.identity import fingerprint
 from pipeline.recipe import Recipe, RecipeError
 
 if TYPE_CHECKING:
     from eim_ops.captioning.base import Captioner
     from eim_ops.edit import EditedImage, EditTask
-
-GIVEN_PROMPTS = "manifest"
-"""The captioner's name in a recipe whose manifest brings every prompt."""
 
 
 class Editor(Protocol):
@@ -57,9 +56,23 @@ def real_operations() -> Operations:
 
 
 def _make_captioner(recipe: Recipe, device: str) -> "Captioner | None":
+    spec = recipe.captioner
+    if spec == GIVEN_PROMPTS or isinstance(spec, TemplateSpec):
+        return None
+    if isinstance(spec, HttpSpec):
+        from eim_ops.captioning.http import HttpCaptioner
+
+        settings = spec.model_dump(exclude={"kind"})
+        # The recipe's rate and number of questions at once hold for all actors together.
+        actors = recipe.pools.caption.size or 1
+        settings["requests_per_minute"] /= actors
+        settings["concurrency"] = max(1, spec.concurrency // actors)
+        return HttpCaptioner(**settings)
     from eim_ops.load import load_captioner
 
-    return None if recipe.captioner == GIVEN_PROMPTS else load_captioner(recipe.captioner, None, device)
+    if isinstance(spec, str):
+        return load_captioner(spec, None, device)
+    return load_captioner(spec.model, spec.revision, device)
 
 
 def _make_editor(recipe: Recipe, device: str) -> Editor:
@@ -88,10 +101,9 @@ def _facts(recipe: Recipe) -> ModelFacts:
     from eim_ops.load import checked_family, model_revision
     from eim_ops.loading import check_image_half
 
-    captioner = recipe.captioner
     try:
         revision = model_revision(recipe.model, recipe.model_revision)
-        captioner_revision = captioner if captioner == GIVEN_PROMPTS else model_revision(captioner, None)
+        captioner_revision = _captioner_revision(recipe)
         config, family = checked_family(recipe.model, recipe.model_revision, recipe.loading)
         check_free_guidance(recipe.method, family.guidance_of(config))
         check_image_half(recipe.loading, recipe.method.image_half)
@@ -103,13 +115,40 @@ def _facts(recipe: Recipe) -> ModelFacts:
         raise RecipeError(f"model: {error}") from None
 
 
+def _captioner_revision(recipe: Recipe) -> str:
+    """A captioner that is asked our questions changes with them; one that brings its own has them in its files."""
+    from eim_ops.load import model_revision
+    from eim_ops.mini.shipped import SHIPPED
+
+    spec = recipe.captioner
+    if spec == GIVEN_PROMPTS:
+        return GIVEN_PROMPTS
+    if isinstance(spec, TemplateSpec):
+        return fingerprint(spec.model_dump())[:16]
+    if isinstance(spec, str) and spec in SHIPPED:
+        return model_revision(spec)
+    from eim_ops.captioning.instructions import GENERAL
+
+    if isinstance(spec, HttpSpec):
+        return f"{spec.revision}+{GENERAL.digest}"
+    pinned = model_revision(spec) if isinstance(spec, str) else model_revision(spec.model, spec.revision)
+    return f"{pinned}+{GENERAL.digest}"
+
+
+def caption_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
+    """All settings that change captions, the image and the request aside: what they are cached by."""
+    settings = {"captioner": captioner_identity(recipe.captioner), "captioner_revision": facts.captioner_revision}
+    # Left out where it is not given, so that outputs from before this key keep their fingerprint.
+    bound = {} if recipe.max_changed_words is None else {"max_changed_words": recipe.max_changed_words}
+    return {**settings, **bound}
+
+
 def pixel_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
     """All settings that change pixels, the edit list aside: what the fingerprint is taken of."""
     return {
         "model": recipe.model,
         "model_revision": facts.model_revision,
-        "captioner": recipe.captioner,
-        "captioner_revision": facts.captioner_revision,
+        **caption_settings(recipe, facts),
         "method": asdict(recipe.method),
         "size": facts.image_size,
         "batch": recipe.batch,

@@ -7,6 +7,7 @@ nothing and asks no cluster.
 
 from dataclasses import dataclass
 
+from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec
 from pipeline.recipe import Pool, Recipe
 
 _TASK_SHARE = 0.25
@@ -82,19 +83,27 @@ def _pool(size: int, num_cpus: float, num_gpus: float, threads: int) -> PoolPlan
 
 def _sizes(recipe: Recipe, gpus: float) -> tuple[int, int]:
     """Actors of each pool: as the recipe says, else one for each GPU with a quarter of them captioning."""
-    caption = recipe.pools.caption.size or max(1, int(gpus) // 4)
-    return caption, recipe.pools.edit.size or max(1, int(gpus) - (caption if gpus >= 2 else 0))
+    models = 0 if _needs_no_gpu(recipe) else int(gpus) // 4
+    caption = recipe.pools.caption.size or max(1, models)
+    taken = caption if gpus >= 2 and not _needs_no_gpu(recipe) else 0
+    return caption, recipe.pools.edit.size or max(1, int(gpus) - taken)
+
+
+def _needs_no_gpu(recipe: Recipe) -> bool:
+    """Whether captions come from elsewhere, or need no model."""
+    return recipe.captioner == GIVEN_PROMPTS or isinstance(recipe.captioner, HttpSpec | TemplateSpec)
 
 
 def _gpu_shares(recipe: Recipe, gpus: float, caption_size: int, edit_size: int) -> tuple[float, float]:
-    pools: tuple[tuple[Pool, int], ...] = ((recipe.pools.caption, caption_size), (recipe.pools.edit, edit_size))
+    caption_pool = Pool(num_gpus=0) if _needs_no_gpu(recipe) else recipe.pools.caption
+    pools: tuple[tuple[Pool, int], ...] = ((caption_pool, caption_size), (recipe.pools.edit, edit_size))
     if gpus <= 0:
         asked = [pool.num_gpus for pool, _ in pools if pool.num_gpus]
         if asked:
             mend = "leave num_gpus out or set device: auto" if recipe.device == "cpu" else "leave num_gpus out"
             raise PlacementError(f"pools: num_gpus is given as {asked[0]:g}, but no GPU is to be used; {mend}")
         return 0.0, 0.0
-    actors = caption_size + edit_size
+    actors = sum(size for pool, size in pools if pool.num_gpus != 0)
     # Whole GPUs where there are enough, else equal shares that pack without a remainder.
     each = 1.0 if actors <= gpus else 1.0 / -(-actors // int(max(1, gpus)))
     caption, edit = (each if pool.num_gpus is None else pool.num_gpus for pool, _ in pools)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from eim_ops.loading import Loading
 from eim_ops.method import Method
+from pipeline.captioner_spec import KIND_KEYS, CaptionerSpec, TemplateSpec
 
 
 class RecipeError(Exception):
@@ -111,7 +112,9 @@ class Recipe(_Model):
     output: _Text
     model: _Text
     model_revision: _Text | None = None
-    captioner: _Text = "mini-vlm"
+    captioner: CaptionerSpec = "mini-vlm"
+    max_changed_words: Annotated[int, Field(ge=1)] | None = None
+    caption_cache: _Text | None = None
     edits: tuple[EditSpec, ...] = ()
     method: Annotated[Method, _known_keys("method", Method)] = Field(default_factory=Method)
     loading: Annotated[Loading, _known_keys("loading", Loading)] = Field(default_factory=Loading)
@@ -123,6 +126,17 @@ class Recipe(_Model):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     max_failure_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @property
+    def template_columns(self) -> frozenset[str]:
+        """The manifest's columns that the captioner is written from."""
+        return self.captioner.columns if isinstance(self.captioner, TemplateSpec) else frozenset()
+
+    @model_validator(mode="after")
+    def _template(self) -> "Recipe":
+        if self.template_columns and self.input.manifest is None:
+            raise ValueError("captioner: this template needs columns of a manifest; give input.manifest")
+        return self
 
     @model_validator(mode="after")
     def _edits(self) -> "Recipe":
@@ -197,9 +211,12 @@ def _allowed_keys(location: Sequence[str | int]) -> list[str]:
 def _line(item: Any) -> str:
     """One problem as `key: given; what is allowed`."""
     location = list(item["loc"])
+    kind = location[1] if location[0:1] == ["captioner"] and len(location) > 1 else None
+    if kind is not None:  # the union's tag is no key
+        del location[1]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if item["type"] == "extra_forbidden":
-        return f"{key}: {_unknown(str(location[-1]), _allowed_keys(location))}"
+        return f"{key}: {_unknown(str(location[-1]), KIND_KEYS.get(str(kind)) or _allowed_keys(location))}"
     if item["type"] == "missing":
         return f"{key}: missing; every recipe must give it" if len(location) == 1 else f"{key}: missing"
     message = item["msg"].removeprefix("Value error, ")

@@ -18,6 +18,7 @@ MANIFEST = pa.schema(
         ("source_prompt", pa.string()),  # given by the user's manifest, else null
         ("target_prompts", pa.string()),  # JSON, attribute -> prompt; given by the user's manifest, else null
         ("edits", pa.string()),  # JSON list; null: the recipe's edits
+        ("fields", pa.string()),  # JSON, column -> value, of those that the recipe's template uses; null: none
         ("problem", pa.string()),  # why this row can only become failures; null: none known
     ]
 )

@@ -56,7 +56,7 @@ class ReadPending:
                 if row["problem"] is not None:
                     kind, _, message = row["problem"].partition(": ")
                     error = {"error_stage": "prepare", "error_type": kind, "error_message": message}
-                kept = {name: row[name] for name in ("sample_id", "uri", "version", "source_prompt")}
+                kept = {name: row[name] for name in ("sample_id", "uri", "version", "source_prompt", "fields")}
                 yield {**BLANK, **kept, "edits": edits_to_json(left), **error}
 
 

@@ -119,7 +119,9 @@ def verify_recipe(recipe: Recipe, operations: Operations, output: str | None = N
             "or the output alone"
         )
     with tempfile.TemporaryDirectory(prefix="eim-verify-") as folder:  # nothing is written to the output
-        today = _Asked("the recipe", name, prepare_manifest(recipe.input, Store(folder)), recipe.edits)
+        today = _Asked(
+            "the recipe", name, prepare_manifest(recipe.input, Store(folder), recipe.template_columns), recipe.edits
+        )
         return [_check_run(run, [*_recorded(run, may_lack=True), today]) for run in runs]
 
 

@@ -39,6 +39,7 @@ WORK = pa.schema(
         ("version", pa.string()),
         ("source_prompt", pa.string()),
         ("edits", pa.string()),  # JSON of the AskedEdits that are left
+        ("fields", pa.string()),  # as in the manifest
         ("image", pa.large_binary()),  # PNG at the model's size
         ("source_sha256", pa.string()),
         ("seed", pa.int64()),

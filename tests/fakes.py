@@ -26,7 +26,12 @@ class FakeCaptioner:
     def rewrite(self, prompts: Sequence[str], requests: Sequence[str]) -> list[str]:
         if any("impossible" in request for request in requests):
             raise ValueError("cannot write this")
-        return [f"{prompt}, {request}" for prompt, request in zip(prompts, requests, strict=True)]
+        return [
+            f"{prompt}, {request.removeprefix('change to ')}" for prompt, request in zip(prompts, requests, strict=True)
+        ]
+
+    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
+        return f"{prompt}, again" if "mend" in request else answer
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class FakeFactories:
     revision: str = "fake-1"
 
     def captioner(self, recipe: Recipe, device: str) -> FakeCaptioner | None:
-        return None if recipe.captioner == "manifest" else FakeCaptioner()
+        plain = isinstance(recipe.captioner, str) and recipe.captioner != "manifest"
+        return FakeCaptioner() if plain else None
 
     def editor(self, recipe: Recipe, device: str) -> Editor:
         return FakeEditor(self.seconds)

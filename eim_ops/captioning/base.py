@@ -1,4 +1,4 @@
-"""What every captioner answers: the two calls by which a multimodal model takes part in an edit."""
+"""What every captioner answers: the calls by which a multimodal model takes part in an edit."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -6,8 +6,19 @@ from typing import Protocol
 from PIL import Image
 
 
+class Refused(ValueError):
+    """Some rows of a batch have no usable answer; `answers` holds, row by row, the answer or why there is none."""
+
+    def __init__(self, answers: Sequence[str | Exception]) -> None:
+        super().__init__("; ".join(str(answer) for answer in answers if isinstance(answer, Exception)))
+        self.answers = tuple(answers)
+
+
 class Captioner(Protocol):
-    """Writes prompts. Both calls are batched; row i of the answer belongs to row i of the input."""
+    """Writes prompts. The first two calls are batched; row i of the answer belongs to row i of the input.
+
+    They raise Refused where some rows have no answer.
+    """
 
     @property
     def name(self) -> str:
@@ -26,3 +37,15 @@ class Captioner(Protocol):
     def rewrite(self, prompts: Sequence[str], requests: Sequence[str]) -> list[str]:
         """The target prompt of each (source prompt, edit request): the same text but for the edit."""
         ...
+
+    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
+        """Another target prompt, where `answer` was refused because of `problem`; equal calls answer equally."""
+        ...
+
+
+def all_or_refused(answers: Sequence[str | Exception]) -> list[str]:
+    """The answers where all are there; raises Refused otherwise."""
+    good = [answer for answer in answers if isinstance(answer, str)]
+    if len(good) < len(answers):
+        raise Refused(answers)
+    return good

@@ -1,5 +1,6 @@
 """A captioner around any image-text-to-text model with a chat template that transformers' Auto classes load."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,55 +8,51 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, PreTrainedModel, ProcessorMixin
+
+from eim_ops.captioning.base import all_or_refused
+from eim_ops.captioning.constrained import JsonConstraint, constraint_is_installed
+from eim_ops.captioning.instructions import GENERAL, Instructions
 
 Message = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Instructions:
-    """What the model is asked. `rewrite` is a template with {prompt} and {request}.
-
-    A model may carry its own as `eim_instructions` in its config, as mini-vlm does.
-    """
-
-    describe: str = (
-        "Describe this image as one prompt for an image generator: short phrases separated by commas, one for each "
-        "visible attribute, most important first. Answer with the prompt alone."
-    )
-    rewrite: str = (
-        "This is a prompt for an image generator:\n{prompt}\nWrite it again with this change: {request}\n"
-        "Replace only the words that the change concerns, keep all others and their order. "
-        "Answer with the new prompt alone."
-    )
+_TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
 class VlmCaptioner:
-    """Captions and rewrites by greedy decoding, batched. A model without a chat template raises at the first call."""
+    """Captions and rewrites by greedy decoding, batched. A model without a chat template raises at the first call.
+
+    `constrained` decoding can only give JSON of the instructions' schema.
+    """
 
     model: PreTrainedModel
     processor: ProcessorMixin
     name: str
     revision: str
     instructions: Instructions
-    max_new_tokens: int = 128
+    max_new_tokens: int = 256
+    constrained: bool = False
 
     def describe(self, images: Sequence[Image.Image]) -> list[str]:
         """A source prompt of each RGB image."""
         text = {"type": "text", "text": self.instructions.describe}
-        return self._answer([[_user({"type": "image", "image": image.convert("RGB")}, text)] for image in images])
+        chats = [[_user({"type": "image", "image": image.convert("RGB")}, text)] for image in images]
+        return all_or_refused(self._answer(chats))
 
     def rewrite(self, prompts: Sequence[str], requests: Sequence[str]) -> list[str]:
         """The target prompt of each (source prompt, edit request). `check_minimal_pair` tells whether it is one."""
-        asked = [
-            self.instructions.rewrite.format(prompt=prompt, request=request)
-            for prompt, request in zip(prompts, requests, strict=True)
-        ]
-        return self._answer([[_user({"type": "text", "text": text})] for text in asked])
+        asked = [self.instructions.ask_rewrite(*pair) for pair in zip(prompts, requests, strict=True)]
+        return all_or_refused(self._answer([[_user({"type": "text", "text": text})] for text in asked]))
+
+    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
+        """Another target prompt: the problem is told, or the answer sampled from a seed that the question gives."""
+        text = self.instructions.ask_again(prompt, request, answer, problem)
+        seed = None if self.instructions.retry else int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
+        return all_or_refused(self._answer([[_user({"type": "text", "text": text})]], seed))[0]
 
     @torch.inference_mode()
-    def _answer(self, chats: Sequence[Sequence[Message]]) -> list[str]:
+    def _answer(self, chats: Sequence[Sequence[Message]], seed: int | None = None) -> list[str | Exception]:
+        """Greedy answers; with a seed they are sampled."""
         if not chats:
             return []
         inputs = self.processor.apply_chat_template(
@@ -66,23 +63,37 @@ class VlmCaptioner:
             return_tensors="pt",
             processor_kwargs={"padding": True},
         ).to(self.model.device, self.model.dtype)
-        limit = self.max_new_tokens
-        tokens = self.model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=limit)
-        said = tokens[:, inputs["input_ids"].shape[1] :]
-        if said.shape[1] == limit:
-            self._refuse_cut(said)
-        answers = self.processor.batch_decode(said, skip_special_tokens=True)
-        return [" ".join(answer.split()) for answer in answers]
-
-    def _refuse_cut(self, said: torch.Tensor) -> None:
-        ends = self.model.generation_config.eos_token_id
-        ended = torch.isin(said, torch.tensor(ends, device=said.device)).any(dim=1)
-        for row in (~ended).nonzero()[:, 0].tolist():
-            start = self.processor.decode(said[row, :16], skip_special_tokens=True)
-            raise ValueError(
-                f"captioner {self.name} did not end its answer {row} within {self.max_new_tokens} tokens; "
-                f"it starts {start!r}; take another captioner or give prompts in the manifest"
+        asked = inputs["input_ids"].shape[1]
+        sampling = {"do_sample": False} if seed is None else {"do_sample": True, "temperature": _TEMPERATURE}
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            if seed is not None:
+                torch.manual_seed(seed)
+            tokens = self.model.generate(
+                **inputs,
+                **sampling,
+                num_beams=1,
+                max_new_tokens=self.max_new_tokens,
+                logits_processor=self._constraint(asked),
             )
+        return [self._read(row) for row in tokens[:, asked:]]
+
+    def _constraint(self, asked: int) -> list[LogitsProcessor]:
+        schema = self.instructions.schema if self.constrained else None
+        return [] if schema is None else [JsonConstraint(self.processor.tokenizer, schema, asked)]
+
+    def _read(self, said: torch.Tensor) -> str | Exception:
+        text = self.processor.decode(said, skip_special_tokens=True)
+        ends = torch.tensor(self.model.generation_config.eos_token_id, device=said.device)
+        if len(said) == self.max_new_tokens and not torch.isin(said, ends).any():
+            return ValueError(
+                f"captioner {self.name} did not end its answer within {self.max_new_tokens} tokens; "
+                f"it starts {text[:80]!r}; take another captioner or give prompts in the manifest"
+            )
+        try:
+            return self.instructions.read(text)
+        except ValueError as error:
+            return ValueError(f"captioner {self.name}: {error}")
 
 
 def _user(*content: Mapping[str, Any]) -> Message:
@@ -103,5 +114,7 @@ def load_vlm(source: Path | str, name: str, revision: str, device: torch.device 
         raise ValueError(f"captioner {name} has no chat template; take an instruction-tuned image-text-to-text model")
     processor.tokenizer.padding_side = "left"
     given = getattr(model.config, "eim_instructions", None)
-    instructions = Instructions(**given) if given else Instructions()
-    return VlmCaptioner(model.to(device).eval(), processor, name, revision, instructions)
+    if given:
+        return VlmCaptioner(model.to(device).eval(), processor, name, revision, Instructions(**given))
+    constrained = constraint_is_installed()
+    return VlmCaptioner(model.to(device).eval(), processor, name, revision, GENERAL, constrained=constrained)

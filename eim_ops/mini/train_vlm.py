@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from eim_ops.captioning.base import Captioner
-from eim_ops.captioning.vlm import Instructions, VlmCaptioner
+from eim_ops.captioning.instructions import Instructions
+from eim_ops.captioning.vlm import VlmCaptioner
 from eim_ops.faces.attributes import ATTRIBUTES, BY_NAME
 from eim_ops.faces.face import Face
 from eim_ops.faces.grammar import REQUESTS, GrammarError, caption, parse, request, target_prompt

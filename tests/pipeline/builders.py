@@ -111,7 +111,7 @@ def start_job(root: str, images: int = 3, *, revision: str = "fake-1", new_run: 
             open_store(root).write(f"in/{index}.png", str(index).encode())
     recipe = make_recipe(**{"input": {"path": f"{root}/in"}, "output": f"{root}/out", **changes})
     output = open_store(recipe.output)
-    manifest = prepare_manifest(recipe.input, output)
+    manifest = prepare_manifest(recipe.input, output, recipe.template_columns)
     settings = pixel_settings(recipe, fake_operations(revision=revision).facts(recipe))
     store, fingerprint = open_run(output, settings, new_run)
     Ask(fingerprint, manifest.prefix, recipe.edits).record(store)

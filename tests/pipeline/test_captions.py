@@ -1,0 +1,230 @@
+"""Where prompts come from: captioner, cache, template; and what is checked."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from eim_ops.edit import edit_images
+from pipeline.actors import CaptionStage, EditStage
+from pipeline.asked import AskedEdit
+from pipeline.attempts import Attempts
+from pipeline.caption_cache import CaptionCache, Captions
+from pipeline.operations import Operations, _edit, caption_settings, real_operations
+from pipeline.placement import PoolPlan
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe, RecipeError
+from pipeline.storage import open_store
+from pipeline.work import Row, table_of_work
+from tests.eim_ops.conftest import tiny_sd3
+from tests.fakes import FakeCaptioner, fake_operations
+from tests.pipeline.builders import asked, make_recipe, start_job, work_row
+from tests.pipeline.test_stages import loaded
+
+POOL = PoolPlan(1, 1.0, 0.0, 1, "cpu")
+ROWS = {"manifest": "rows.jsonl"}
+TEMPLATE = {"kind": "template", "source": "a {{ kind }}", "target": "a {{ kind }}, {{ target }}"}
+
+
+@dataclass(frozen=True)
+class Counting(FakeCaptioner):
+    """Notes what it is asked."""
+
+    described: list[int] = field(default_factory=list)
+    rewritten: list[str] = field(default_factory=list)
+    again: list[tuple[str, str]] = field(default_factory=list)
+
+    def describe(self, images: Sequence[Image.Image]) -> list[str]:
+        self.described.append(len(images))
+        return super().describe(images)
+
+    def rewrite(self, prompts: Sequence[str], requests: Sequence[str]) -> list[str]:
+        self.rewritten.extend(requests)
+        return super().rewrite(prompts, requests)
+
+    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
+        self.again.append((answer, problem))
+        return super().rewrite_again(prompt, request, answer, problem)
+
+
+def caption(
+    rows: Sequence[Row], writer: FakeCaptioner | None = None, cache: CaptionCache | None = None, **recipe: Any
+) -> list[Row]:
+    fakes = fake_operations()
+    operations = Operations(lambda _, __: writer, fakes.make_editor, fakes.facts) if writer else fakes
+    stage = CaptionStage(operations, make_recipe(**recipe), POOL, Progress(), Attempts(), cache)
+    return stage(table_of_work(rows)).to_pylist()
+
+
+def cache_at(path: Path, prefix: str = "c") -> CaptionCache:
+    return CaptionCache(open_store(str(path)), prefix)
+
+
+def test_a_refused_target_is_asked_for_once_more_and_told_why() -> None:
+    captioner = Counting()
+    (row,) = caption([loaded(0, asked(request="mend this very long request"))], captioner)
+    assert row["results"][0]["target_prompts"] == [f"{row['source_prompt']}, again"]
+    ((answer, problem),) = captioner.again
+    assert answer.endswith("mend this very long request")
+    assert "at most 3 words" in problem
+
+
+def test_a_target_that_stays_wrong_is_a_failure_that_names_the_words() -> None:
+    captioner = Counting()
+    (row,) = caption([loaded(0, asked("a", request="one two three four"), asked("b", request="smile"))], captioner)
+    bad, good = row["results"]
+    assert (bad["error_stage"], bad["error_type"], good["error_type"]) == ("caption", "NotMinimalPair", None)
+    assert "one two three four" in bad["error_message"]
+    assert len(captioner.again) == 1
+
+
+def test_the_recipe_can_widen_the_bound() -> None:
+    (row,) = caption([loaded(0, asked(request="one two three four"))], max_changed_words=4)
+    assert row["results"][0]["error_type"] is None
+
+
+def test_given_prompts_are_held_to_a_bound_only_where_the_recipe_gives_one() -> None:
+    rows = [loaded(0, asked(given="quite another picture of things"), source_prompt="a face")]
+    assert caption(rows, captioner="manifest")[0]["results"][0]["error_type"] is None
+    bound = caption(rows, captioner="manifest", max_changed_words=3)
+    assert bound[0]["results"][0]["error_type"] == "NotMinimalPair"
+
+
+def test_cached_captions_are_equal_and_the_captioner_is_not_asked_again(tmp_path: Path) -> None:
+    rows = [{**loaded(seed, asked()), "source_sha256": f"{seed}"} for seed in range(3)]
+    first, second, cache = Counting(), Counting(), cache_at(tmp_path)
+    fresh = caption(rows, first, cache)
+    other_strengths = [{**loaded(seed, asked("f", strength=2.0)), "source_sha256": f"{seed}"} for seed in range(3)]
+    again = caption(other_strengths, second, cache)
+    assert (sum(first.described), second.described, second.rewritten) == (3, [], [])
+    for one, two in zip(fresh, again, strict=True):
+        assert one["source_prompt"] == two["source_prompt"]
+        assert one["results"][0]["target_prompts"] == two["results"][0]["target_prompts"]
+    assert len(cache.store.keys("c")) == 3  # one object an image
+
+
+def test_a_new_request_is_asked_alone_and_kept_beside_the_old(tmp_path: Path) -> None:
+    cache, captioner = cache_at(tmp_path), Counting()
+    caption([loaded(0, asked())], FakeCaptioner(), cache)
+    caption([loaded(0, asked(), asked("f", request="hat"))], captioner, cache)
+    assert (captioner.described, captioner.rewritten) == ([], ["hat"])
+    assert [request for _, request in cache.read("s").targets] == ["hat", "smile"]
+
+
+def test_failures_and_given_source_prompts_are_not_cached_as_the_images(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    caption([loaded(0, asked("a"), asked("b", request="impossible"), source_prompt="mine")], FakeCaptioner(), cache)
+    assert cache.read("s") == Captions(None, {("mine", "smile"): "mine, smile"})
+
+
+def test_an_object_that_cannot_be_read_counts_as_absent(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path)
+    caption([loaded(0)], FakeCaptioner(), cache)
+    (key,) = cache.store.keys("c")
+    cache.store.write(key, b'{"source_prompt": "a fa')
+    captioner = Counting()
+    caption([loaded(0)], captioner, cache)
+    assert captioner.described == [1]
+    assert cache.read("s").source_prompt is not None
+
+
+def test_templates_write_prompts_from_fields_of_the_row_and_the_edit() -> None:
+    (row,) = caption([loaded(0, fields='{"kind": "cat"}')], captioner=TEMPLATE, input=ROWS)
+    assert (row["source_prompt"], row["results"][0]["target_prompts"]) == ("a cat", ["a cat, broad smile"])
+
+
+def test_a_row_that_lacks_a_field_is_a_failure_that_says_so() -> None:
+    lacking, whole = caption(
+        [loaded(0, fields='{"other": "x"}'), loaded(1, fields='{"kind": "dog"}')], captioner=TEMPLATE, input=ROWS
+    )
+    assert (lacking["error_stage"], lacking["error_type"]) == ("caption", "TemplateRefused")
+    assert "'kind' is undefined; the row's fields: other" in lacking["error_message"]
+    assert whole["error_stage"] is None
+
+
+def test_the_columns_that_a_template_uses_reach_its_rows_and_are_part_of_the_edit(tmp_path: Path) -> None:
+    def job(place: str, kind: str, other: str) -> tuple[Row, AskedEdit]:
+        folder = tmp_path / place
+        folder.mkdir()
+        (tmp_path / "0.png").touch()
+        row = {"uri": str(tmp_path / "0.png"), "kind": kind, "other": other}
+        (folder / "m.jsonl").write_text(json.dumps(row))
+        started = start_job(str(folder), 1, input={"manifest": str(folder / "m.jsonl")}, captioner=TEMPLATE)
+        (sample,) = started.samples
+        return sample, started.edits(sample)[0]
+
+    cat, edit = job("a", "cat", "1")
+    assert cat["fields"] == '{"kind": "cat"}'
+    assert job("b", "cat", "2")[1].edit_id == edit.edit_id
+    assert job("c", "dog", "1")[1].edit_id != edit.edit_id
+
+
+HTTP = {"kind": "http", "url": "http://127.0.0.1:1/v1", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("captioner", "parts"),
+    [
+        ({**HTTP, "modle": "x"}, ["captioner.modle: unknown key; did you mean 'model'?"]),
+        ({**HTTP, "key": "secret"}, ["captioner.key: unknown key", "key_env"]),
+        ({**HTTP, "url": "localhost"}, ["captioner.url: given 'localhost'"]),
+        ({"kind": "http", "model": "m"}, ["captioner.url: missing"]),
+        ({"kind": "htpp"}, ["captioner: given", "kind: model, http or template"]),
+        (3, ["captioner: given 3", "mini-vlm"]),
+        ("", ["captioner: given ''"]),
+        ({**TEMPLATE, "source": "a {{ kind"}, ["captioner.source: no Jinja template"]),
+        (TEMPLATE, ["captioner: this template needs columns of a manifest"]),
+    ],
+)
+def test_wrong_captioners_are_refused_with_the_key(captioner: Any, parts: list[str]) -> None:
+    with pytest.raises(RecipeError, match="1 problem") as caught:
+        make_recipe(captioner=captioner)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def settings(captioner: Any, **changes: Any) -> dict[str, Any]:
+    recipe: Recipe = make_recipe(captioner=captioner, model="mini-dit", **changes)
+    return caption_settings(recipe, real_operations().facts(recipe))
+
+
+def test_the_settings_change_with_what_changes_captions_and_with_nothing_else() -> None:
+    assert settings(HTTP) == settings({**HTTP, "concurrency": 2, "key_env": "K", "attempts": 1})
+    assert settings(HTTP) != settings({**HTTP, "model": "n"})
+    assert settings(HTTP) != settings({**HTTP, "max_tokens": 64})
+    assert settings(HTTP) != settings(HTTP, max_changed_words=4)
+    constant = {"kind": "template", "source": "a", "target": "b"}
+    assert settings(constant) != settings({**constant, "target": "c"})
+    assert set(settings("mini-vlm")) == {"captioner", "captioner_revision"}
+
+
+def test_a_model_can_be_named_with_its_revision() -> None:
+    pinned = settings({"kind": "model", "model": "owner/name", "revision": "abc"})
+    assert pinned["captioner_revision"].startswith("abc+")
+    with pytest.raises(RecipeError, match="give its revision"):
+        settings({"kind": "model", "model": "owner/name"})
+
+
+def test_rows_that_failed_before_pass_untouched(tmp_path: Path) -> None:
+    (row,) = caption([work_row(error_stage="load", error_type="E", error_message="m")], Counting(), cache_at(tmp_path))
+    assert row["error_stage"] == "load"
+
+
+def test_a_prompt_that_the_text_encoder_would_cut_is_a_failure_of_its_edit() -> None:
+    recipe, fakes = make_recipe(captioner="manifest", method={"steps": 2, "draws": 1}, batch=2), fake_operations()
+    editor = partial(_edit, edit_images, tiny_sd3(), recipe)
+    operations = Operations(fakes.make_captioner, lambda _, __: editor, fakes.facts)
+    face, long = "a portrait with deep frown", "a portrait with " + "broad smile, " * 30
+    rows = [loaded(0, asked("a", given=long), asked("b", given=face), source_prompt=face)]
+    rows.append(loaded(1, asked("c", given=face), source_prompt=long))
+    stage = EditStage(operations, recipe, POOL, Progress())
+    first, second = stage(table_of_work(caption(rows, captioner="manifest"))).to_pylist()
+    bad, good = first["results"]
+    assert (bad["error_stage"], bad["error_type"], good["error_type"]) == ("edit", "PromptTooLongError", None)
+    assert "tokens" in bad["error_message"]
+    assert second["results"][0]["error_type"] == "PromptTooLongError"
