@@ -41,7 +41,7 @@ def load_model(key: str, name: str, device: str, make: Callable[[], _T], attempt
 _MEMORY = "give it more memory: a smaller dtype (bfloat16), fewer actors (pools), or a larger device"
 _FILES = "check that all its files are there and can be read, the *.safetensors too"
 _KIND = {
-    "model": "it must be a folder or hub id in the layout of diffusers, of a family that README.md lists, with its *.safetensors",
+    "model": "it must be in the layout of diffusers and of a family that README.md lists, with its *.safetensors",
     "captioner": "it must be an image-text-to-text model of transformers, with its *.safetensors",
 }
 

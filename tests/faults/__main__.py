@@ -16,12 +16,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from tests import s3_server
+from tests.faults import device_scenarios, store_scenarios
 from tests.faults.cluster import Nodes, nodes
 from tests.faults.kills import WINDOWS, kill_in_window, soak
 from tests.faults.late import late_writers
 from tests.faults.outcome import Outcome
 from tests.faults.partition import partitioned, possible
 
+_FLAKY = "flaky store"
+"""The scenario that compares its view with that of a run without faults."""
 Scenario = tuple[str, Callable[[Path], Outcome]]
 
 
@@ -34,24 +38,32 @@ def main(
     """Attack whole edit jobs, and count in storage what is lost or doubled."""
     found: list[dict[str, Any]] = []
     out.mkdir(parents=True, exist_ok=True)
-    with nodes() as cluster:
-        for name, run in _scenarios(cluster, kills, seed):
-            if only in name:
-                found.append(_run(name, run))
-                (out / "faults.json").write_text(json.dumps(_report(found), indent=1) + "\n")
+    for name, run in _all_scenarios(kills, seed):
+        if only in name:
+            found.append(_run(name, run))
+            (out / "faults.json").write_text(json.dumps(_report(found), indent=1) + "\n")
     report = _report(found)
     if report["lost"] or report["doubled"] or any(fault["outcome"] != "held" for fault in found):
         raise typer.Exit(1)
 
 
-def _scenarios(cluster: Nodes, kills: int, seed: int) -> Iterator[Scenario]:
+def _all_scenarios(kills: int, seed: int) -> Iterator[Scenario]:
+    yield "late writers", late_writers
+    yield from device_scenarios.SCENARIOS
+    with tempfile.TemporaryDirectory(prefix="eim-s3-") as folder, s3_server.start(Path(folder)) as server:
+        for name, run in store_scenarios.SCENARIOS:
+            yield name, partial(run, server=server)
+    if possible():
+        yield "a partition between two nodes", partitioned
+    with nodes() as cluster:
+        yield from _kills(cluster, kills, seed)
+
+
+def _kills(cluster: Nodes, kills: int, seed: int) -> Iterator[Scenario]:
     for window in WINDOWS:
         for target in window.targets:
             yield f"{target} killed {window.name}", partial(kill_in_window, window, target, nodes=cluster)
     yield "kills at random", partial(soak, nodes=cluster, kills=kills, seed=seed)
-    yield "late writers", late_writers
-    if possible():
-        yield "a partition between two nodes", partitioned
 
 
 def _run(name: str, run: Callable[[Path], Outcome]) -> dict[str, Any]:
@@ -76,6 +88,7 @@ def _report(found: list[dict[str, Any]]) -> dict[str, Any]:
         "lost": sum(of("lost")),
         "doubled": sum(of("doubled")),
         "repeated_rows_max": max(of("repeated_rows"), default=0),
+        "store_error_rows_equal": any(fault["name"] == _FLAKY and fault["outcome"] == "held" for fault in found),
         "faults": found,
     }
 

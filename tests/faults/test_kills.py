@@ -34,7 +34,6 @@ def check_nothing_lost(found: Outcome) -> None:
 @pytest.mark.parametrize(
     ("window", "target"),
     [
-        _window("between two manifest shards", "driver"),
         _window("after the settings, before the ask", "driver"),
         _window("while an image is loaded", "process"),
         _window("while an image is edited", "node"),

@@ -222,7 +222,7 @@ def test_a_prompt_that_the_text_encoder_would_cut_is_a_failure_of_its_edit() -> 
     face, long = "a portrait with deep frown", "a portrait with " + "broad smile, " * 30
     rows = [loaded(0, asked("a", given=long), asked("b", given=face), source_prompt=face)]
     rows.append(loaded(1, asked("c", given=face), source_prompt=long))
-    stage = EditStage(operations, recipe, POOL, Progress())
+    stage = EditStage(operations, recipe, POOL, Progress(), Attempts())
     first, second = stage(table_of_work(caption(rows, captioner="manifest"))).to_pylist()
     bad, good = first["results"]
     assert (bad["error_stage"], bad["error_type"], good["error_type"]) == ("edit", "PromptTooLongError", None)
