@@ -10,11 +10,11 @@ import pytest
 import ray
 import yaml
 
-from pipeline import run_metrics
+from pipeline import metrics, run_metrics
 from tests.infra.tools import INFRA, ROOT, program, run
 
 OBSERVE = INFRA / "observe"
-STORAGE = {"eim_storage_retries_total", "eim_storage_errors_total"}
+STORAGE = {metrics.RETRIES, metrics.ERRORS}
 """Counted in `pipeline/storage.py` by operation and error."""
 
 
