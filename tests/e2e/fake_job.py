@@ -19,6 +19,8 @@ from tests.fakes import fake_operations
 from tests.faults import tripwire
 from tests.faults.device_faults import FAULT, HOOK
 
+REPOSITORY = Path(__file__).parents[2]
+
 
 def main(recipe: Path, seconds: float, retry_failed: bool = False) -> None:
     """Run the recipe; each edit takes `seconds`."""
@@ -35,7 +37,8 @@ def _connect(hook: str | Callable[[], None]) -> None:
     """Connect to Ray with a hook that runs first in every worker."""
     address = os.environ.get("RAY_ADDRESS")
     own: dict[str, Any] = {} if address else {"num_cpus": 2, "include_dashboard": False}
-    environment = {"env_vars": tripwire.carried(), "worker_process_setup_hook": hook}
+    path = {"PYTHONPATH": str(REPOSITORY)}  # the hook runs before workers learn the driver's path
+    environment = {"env_vars": {**tripwire.carried(), **path}, "worker_process_setup_hook": hook}
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     ray.init(address=address or "local", runtime_env=environment, **own, **quiet)
 
