@@ -114,10 +114,10 @@ def run_edit(
                 raise ModelError(refusal) from None
             cause = _cause(error)
             if isinstance(cause, (StorageError, PermissionError)):
-                raise cause from None  # what the store says, without the layers of Ray
+                raise type(cause)(_own_words(cause)) from None  # what the store says, without the layers of Ray
             if not isinstance(cause, TooManyFailures):
                 raise
-            problem = f"stopped: {cause}"
+            problem = f"stopped: {_own_words(cause)}"
         counts = progress.counts()
     count = run.ledger.settled_account if problem is None else run.ledger.account
     after = count(manifest, recipe.edits) if before.left else before
@@ -184,6 +184,11 @@ def _cause(error: BaseException) -> BaseException:
     """What a worker raised, below the layers that Ray puts around it."""
     inner = getattr(error, "cause", None) or error.__cause__
     return error if inner is None or inner is error else _cause(inner)
+
+
+def _own_words(error: BaseException) -> str:
+    """An error's text without what Ray Data writes below it."""
+    return str(error).partition("\nFailed to apply UDF transform")[0]
 
 
 def _summary(run: _Run, after: Account, counts: Counts, problem: str | None, seconds: float) -> Summary:

@@ -22,7 +22,6 @@ from tests.faults.cluster import Nodes, nodes
 from tests.faults.kills import WINDOWS, kill_in_window, soak
 from tests.faults.late import late_writers
 from tests.faults.outcome import Outcome
-from tests.faults.partition import partitioned, possible
 
 _FLAKY = "flaky store"
 """The scenario that compares its view with that of a run without faults."""
@@ -53,8 +52,6 @@ def _all_scenarios(kills: int, seed: int) -> Iterator[Scenario]:
     with tempfile.TemporaryDirectory(prefix="eim-s3-") as folder, s3_server.start(Path(folder)) as server:
         for name, run in store_scenarios.SCENARIOS:
             yield name, partial(run, server=server)
-    if possible():
-        yield "a partition between two nodes", partitioned
     with nodes() as cluster:
         yield from _kills(cluster, kills, seed)
 

@@ -9,7 +9,6 @@ from tests.faults.cluster import Nodes, nodes
 from tests.faults.kills import WINDOWS, Window, kill_in_window, soak
 from tests.faults.late import late_writers
 from tests.faults.outcome import Outcome
-from tests.faults.partition import partitioned, possible
 from tests.faults.tripwire import Target
 
 _BY_NAME = {window.name: window for window in WINDOWS}
@@ -60,9 +59,3 @@ def test_kills_at_random_lose_and_double_nothing(tmp_path: Path, cluster: Nodes)
 
 def test_late_writers_leave_the_view_as_it_is(tmp_path: Path) -> None:
     check_nothing_lost(late_writers(tmp_path))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not possible(), reason="network namespaces cannot be made here (they take root and `ip`)")
-def test_a_partition_between_two_nodes_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    check_nothing_lost(partitioned(tmp_path))
