@@ -6,6 +6,7 @@ keeps the smaller one: all its calls have one shape, so the next would end alike
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline.caption_cache import CaptionCache
 from pipeline.captioner_spec import captioner_name
 from pipeline.captions import CaptionWriter
 from pipeline.device import free_memory, is_out_of_memory, leave_if_lost
-from pipeline.loading import ModelError, load_model
+from pipeline.loading import load_model, usable
 from pipeline.operations import Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
@@ -70,12 +71,9 @@ class CaptionStage:
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        if isinstance(self._loaded, ModelError):
-            self._progress.refused(str(self._loaded))
-            raise self._loaded
-        self._writer = CaptionWriter(self._loaded, self._recipe, self._cache, self._each)
+        writer = CaptionWriter(usable(self._loaded, self._progress), self._recipe, self._cache, self._each)
         started = time.perf_counter()
-        rows = self._attempts.guarded("caption", table.to_pylist(), self._caption)
+        rows = self._attempts.guarded("caption", table.to_pylist(), partial(_captioned, writer))
         seconds = time.perf_counter() - started
         good = [row for row in rows if row["error_stage"] is None]
         count = sum(len(row["results"]) for row in good)
@@ -83,10 +81,6 @@ class CaptionStage:
             row["seconds_caption"] = seconds / max(1, count)
         self._progress.add("caption", len(rows), seconds)
         return table_of_work(rows)
-
-    def _caption(self, rows: list[Row]) -> list[Row]:
-        self._writer.fill([row for row in rows if row["error_stage"] is None])
-        return rows
 
     def _each(self, call: Callable[[Sequence[_T]], Sequence[_R]], items: Sequence[_T]) -> list[_R | Exception]:
         """`call` on batches; where a batch raises, each of its items alone, so that an error stays with its own."""
@@ -115,6 +109,11 @@ class CaptionStage:
         return results
 
 
+def _captioned(writer: CaptionWriter, rows: list[Row]) -> list[Row]:
+    writer.fill([row for row in rows if row["error_stage"] is None])
+    return rows
+
+
 class EditStage:
     """An actor: fills each result with the raw pixels of its edit, or its error."""
 
@@ -128,10 +127,7 @@ class EditStage:
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        if isinstance(self._loaded, ModelError):
-            self._progress.refused(str(self._loaded))
-            raise self._loaded
-        self._edit = self._loaded
+        self._edit = usable(self._loaded, self._progress)
         started = time.perf_counter()
         rows = self._attempts.guarded("edit", table.to_pylist(), self._edited)
         seconds = time.perf_counter() - started

@@ -8,6 +8,7 @@ import ray
 from pipeline.attempts import Attempts
 from pipeline.cluster import RETRIES
 from pipeline.device import is_out_of_memory
+from pipeline.progress import Progress
 
 _T = TypeVar("_T")
 
@@ -36,6 +37,14 @@ def load_model(key: str, name: str, device: str, make: Callable[[], _T], attempt
         why = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
         mend = _MEMORY if is_out_of_memory(error) else _FILES if isinstance(error, OSError) else _KIND
         return ModelError(_text(key, name, device, why, mend[key] if isinstance(mend, dict) else mend))
+
+
+def usable(loaded: _T | ModelError, progress: Progress) -> _T:
+    """The model; where there is none the driver is told why, and the stage's call ends the job."""
+    if isinstance(loaded, ModelError):
+        progress.refused(str(loaded))
+        raise loaded
+    return loaded
 
 
 _MEMORY = "give it more memory: a smaller dtype (bfloat16), fewer actors (pools), or a larger device"

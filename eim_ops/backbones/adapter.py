@@ -40,9 +40,10 @@ class PipelineBackbone(Backbone):
         self.jvp_step = 1e-2 if self.dtype == torch.float32 else None
 
     @classmethod
-    @abstractmethod
     def own_size(cls, config: PartConfig) -> int:
-        """Side in pixels of the square images it was made for, from its configurations alone."""
+        """Side in pixels of the square images it was made for, from its configurations alone: the pipelines' default,
+        which is 1024 with the VAE that most families have."""
+        return 64 * cls.size_step(config)
 
     @classmethod
     def size_step(cls, config: PartConfig) -> int:
@@ -88,9 +89,10 @@ class PipelineBackbone(Backbone):
         text = self._encode_text(list(prompts))
         return Conditioning(**{name: part.to(self.device, self.dtype) for name, part in text.parts().items()})
 
-    @abstractmethod
     def _encode_image(self, images: Tensor) -> Tensor:
-        """As `encode_image`, of a size that was checked."""
+        """As `encode_image`, of a size that was checked: an AutoencoderKL's mode, shifted and scaled."""
+        vae = self.pipeline.vae
+        return (vae.encode(images).latent_dist.mode() - vae.config.shift_factor) * vae.config.scaling_factor
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
@@ -105,9 +107,10 @@ class PipelineBackbone(Backbone):
         vae = self.pipeline.vae
         return self._encode_image(images.to(self.device, vae.dtype)).to(self.dtype)
 
-    @abstractmethod
     def _decode(self, latents: Tensor) -> Tensor:
-        """As `decode`, unclamped, from latents in the VAE's dtype."""
+        """As `decode`, unclamped, from latents in the VAE's dtype: the inverse of `_encode_image`."""
+        vae = self.pipeline.vae
+        return vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -171,16 +174,6 @@ def packed(latents: Tensor) -> Tensor:
 def unpacked(tokens: Tensor, shape: Sequence[int]) -> Tensor:
     """Tokens back to (B, C, h, w); shape: (h, w)."""
     return torch.nn.functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (shape[0] // 2, shape[1] // 2)), 2)
-
-
-def kl_encode(vae: Any, images: Tensor) -> Tensor:
-    """An AutoencoderKL's mode, shifted and scaled."""
-    return (vae.encode(images).latent_dist.mode() - vae.config.shift_factor) * vae.config.scaling_factor
-
-
-def kl_decode(vae: Any, latents: Tensor) -> Tensor:
-    """The inverse of `kl_encode`, up to the autoencoder's loss."""
-    return vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
 
 
 def token_count(tokenizer: Any, text: str) -> int:

@@ -9,12 +9,9 @@ from torch import Tensor
 from eim_ops.backbones.adapter import (
     PartConfig,
     PipelineBackbone,
-    kl_decode,
-    kl_encode,
     packed,
     token_count,
     unpacked,
-    vae_scale,
 )
 from eim_ops.backbones.base import GuidanceKind
 from eim_ops.joint import Conditioning
@@ -27,11 +24,6 @@ class FluxBackbone(PipelineBackbone):
     """
 
     embedded_guidance: ClassVar[float | None] = 3.5
-
-    @classmethod
-    def own_size(cls, config: PartConfig) -> int:
-        """The pipeline's default, 1024 with FLUX's own VAE."""
-        return 128 * vae_scale(config)
 
     @classmethod
     def guidance_of(cls, config: PartConfig) -> GuidanceKind:
@@ -49,12 +41,6 @@ class FluxBackbone(PipelineBackbone):
             prompt=prompts, prompt_2=None, device=self.device, max_sequence_length=self._prompt_tokens
         )
         return Conditioning(tokens, pooled)
-
-    def _encode_image(self, images: Tensor) -> Tensor:
-        return kl_encode(self.pipeline.vae, images)
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        return kl_decode(self.pipeline.vae, latents)
 
     def _velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         height, width = latents.shape[-2:]

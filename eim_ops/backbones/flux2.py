@@ -7,7 +7,7 @@ import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu, format_input
 from torch import Tensor
 
-from eim_ops.backbones.adapter import PartConfig, PipelineBackbone, token_count, vae_scale
+from eim_ops.backbones.adapter import PartConfig, PipelineBackbone, token_count
 from eim_ops.backbones.base import GuidanceKind
 from eim_ops.joint import Conditioning
 
@@ -19,11 +19,6 @@ class Flux2Backbone(PipelineBackbone):
     """
 
     embedded_guidance: ClassVar[float | None] = 4.0
-
-    @classmethod
-    def own_size(cls, config: PartConfig) -> int:
-        """The pipeline's default, 1024 with FLUX.2's own VAE."""
-        return 128 * vae_scale(config)
 
     @classmethod
     def guidance_of(cls, config: PartConfig) -> GuidanceKind:

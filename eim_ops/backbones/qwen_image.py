@@ -17,11 +17,6 @@ class QwenImageBackbone(PipelineBackbone):
     """
 
     @classmethod
-    def own_size(cls, config: PartConfig) -> int:
-        """The pipeline's default, 1024 with Qwen-Image's own VAE."""
-        return 64 * cls.size_step(config)
-
-    @classmethod
     def size_step(cls, config: PartConfig) -> int:
         """Its VAE is one for videos; a side is halved at every stage."""
         return 2 * 2 ** len(config("vae")["temperal_downsample"])

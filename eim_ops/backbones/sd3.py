@@ -8,8 +8,6 @@ from torch import Tensor
 from eim_ops.backbones.adapter import (
     PartConfig,
     PipelineBackbone,
-    kl_decode,
-    kl_encode,
     shift_of,
     token_count,
     vae_scale,
@@ -44,12 +42,6 @@ class Sd3Backbone(PipelineBackbone):
             max_sequence_length=self._prompt_tokens if self.pipeline.text_encoder_3 is not None else 1,
         )  # fmt: skip
         return Conditioning(tokens, pooled)
-
-    def _encode_image(self, images: Tensor) -> Tensor:
-        return kl_encode(self.pipeline.vae, images)
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        return kl_decode(self.pipeline.vae, latents)
 
     def _velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         return self.pipeline.transformer(

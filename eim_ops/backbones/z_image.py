@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eim_ops.backbones.adapter import PartConfig, PipelineBackbone, kl_decode, kl_encode, token_count
+from eim_ops.backbones.adapter import PartConfig, PipelineBackbone, token_count
 from eim_ops.backbones.qwen_image import padded
 from eim_ops.joint import Conditioning
 
@@ -39,12 +39,6 @@ class ZImageBackbone(PipelineBackbone):
         tokens = torch.stack([padded(one, self._prompt_tokens) for one in encoded])
         mask = torch.stack([padded(one.new_ones(len(one)), self._prompt_tokens) for one in encoded])
         return Conditioning(tokens, tokens.new_zeros(len(tokens), 0), mask)
-
-    def _encode_image(self, images: Tensor) -> Tensor:
-        return kl_encode(self.pipeline.vae, images)
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        return kl_decode(self.pipeline.vae, latents)
 
     def _velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """Its time runs from noise, 0, to image, 1, and its velocity points along it."""

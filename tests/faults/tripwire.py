@@ -1,7 +1,7 @@
 """Kill a process just where a run is at a named point with a named row.
 
 A test arms tripwires in the driver's environment; `arm` puts them around the calls of every process of the run. A
-tripwire fires a given number of times over all processes, which a folder of token files counts.
+tripwire fires once over all processes, by a token file in a folder that they share.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn
 import psutil
 import pyarrow as pa
 
-Point = Literal["list", "read", "caption", "edit", "score", "write", "delete", "task_written"]
+Point = Literal["list", "read", "caption", "edit", "score", "write", "task_written"]
 Target = Literal["process", "node", "driver", "head"]
 
 WIRES, _FOLDER, _HEAD = "EIM_TRIPWIRES", "EIM_TRIPWIRE_FOLDER", "EIM_HEAD_PIDS"
@@ -37,7 +37,6 @@ class Tripwire:
     matches: str
     target: Target = "process"
     after: bool = False
-    times: int = 1
 
 
 def environment(wires: Sequence[Tripwire], folder: Path, head_pids: Sequence[int] = ()) -> dict[str, str]:
@@ -51,7 +50,7 @@ def environment(wires: Sequence[Tripwire], folder: Path, head_pids: Sequence[int
 
 
 def fired(folder: Path) -> int:
-    """How often tripwires of this folder have fired."""
+    """How many tripwires of this folder have fired."""
     return len(list(folder.iterdir()))
 
 
@@ -69,7 +68,6 @@ def arm() -> None:
         ("list", storage, "list_entries", lambda uri, *_: [uri]),
         ("read", storage, "read", lambda uri: [uri]),
         ("write", storage, "write", lambda uri, _: [uri]),
-        ("delete", storage, "delete", lambda uri: [uri]),
         ("caption", actors.CaptionStage, "__call__", _sources),
         ("edit", actors.EditStage, "__call__", _sources),
         ("score", stages.ScoreAndEncode, "__call__", _sources),
@@ -102,15 +100,11 @@ def _trip(names: Sequence[str], wires: Sequence[Tripwire]) -> None:
 
 
 def _take_token(wire: Tripwire) -> bool:
-    for count in range(wire.times):
-        name = re.sub(r"\W+", "_", repr(wire))
-        token = Path(os.environ[_FOLDER]) / f"{name}-{count}"
-        try:
-            token.touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        return True
-    return False
+    try:
+        (Path(os.environ[_FOLDER]) / re.sub(r"\W+", "_", repr(wire))).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _kill(target: Target) -> None:
