@@ -62,18 +62,25 @@ def bench(
 
 @app.command()
 def levers(out: Out, model: Model = "mini-dit", address: Address = None) -> None:
-    """Change one setting of our default at a time, on the tuning cases; write levers.json."""
+    """Change one setting of our default at a time, then how prompts are worded, on tuning cases; write levers.json."""
     from eim_ops.bench.contenders import UNEDITED
-    from eim_ops.bench.levers import lever_contenders
+    from eim_ops.bench.levers import lever_contenders, wording_contenders
     from eim_ops.bench.summary import tabulate
     from pipeline.bench import reports
+    from pipeline.bench.spec import REPORTS
     from pipeline.storage import open_store
 
     actors, store, models = _connect(address), open_store(out), reports.find_models(model)
-    rows = reports.tune(store, models, actors, [UNEDITED, *lever_contenders()])
-    methods = {name: figures for (name, strength), figures in tabulate(rows).figures.items() if strength == 1}
-    store.write("levers.json", (json.dumps(methods, indent=1) + "\n").encode())
-    _table("tuning cases", methods)
+    tables = {}
+    for title, report, contenders in (
+        ("settings", "correlated-vlm", lever_contenders()),
+        ("wording", "correlated-truth", wording_contenders()),
+    ):
+        rows = reports.tune(store, models, actors, [UNEDITED, *contenders], REPORTS[report])
+        figures = tabulate(rows).figures
+        tables[title] = {name: its for (name, strength), its in figures.items() if strength == 1}
+        store.write("levers.json", (json.dumps(tables, indent=1) + "\n").encode())
+        _table(f"{title}, tuning cases, {report}", tables[title])
 
 
 @app.command()

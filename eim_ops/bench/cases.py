@@ -80,12 +80,12 @@ def captioned(cases: Sequence[Case], captioner: Captioner) -> list[Case]:
     ]
 
 
-def second_change(case: Case) -> str:
-    """The case's source prompt with another attribute changed than the asked one, to its next value.
+def next_value(case: Case, place: int = 1) -> str:
+    """The case's source prompt with another attribute changed to its next value: the one `place` after the asked one.
 
     Raises GrammarError where the prompt, a captioner's, is not of the grammar.
     """
-    other = ATTRIBUTES[(ATTRIBUTES.index(case.asked) + 1) % len(ATTRIBUTES)]
+    other = ATTRIBUTES[(ATTRIBUTES.index(case.asked) + place) % len(ATTRIBUTES)]
     has = parse(case.source_prompt).get(other.name, 0)
     return target_prompt(case.source_prompt, other.name, (has + 1) % len(other.values))
 

@@ -6,9 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
 from eim_ops.bench.cases import Case, sources, truths
+from eim_ops.bench.spared import Spared, edit_sparing
+from eim_ops.bench.wording import Worded, WordedCase, worded
 from eim_ops.edit import EditTask, edit_images, full_batches, to_images, to_pixels
 from eim_ops.method import Method
 from eim_ops.metrics.control import triangle_deficit
@@ -20,6 +23,7 @@ from eim_ops.peers.sdedit import SdeditSettings
 
 PeerSettings = SdeditSettings | DdsSettings | FlowEditSettings | RfInversionSettings
 RoundTrip = Literal["truth", "source"]
+Settings = Method | Worded | Spared | PeerSettings | RoundTrip
 
 SWEEP = 4
 """Strengths that share an encoding and a direction in the evaluations that are reported."""
@@ -37,7 +41,7 @@ class Contender:
 
     name: str
     family: str
-    settings: Method | PeerSettings | RoundTrip
+    settings: Settings
     strengths: tuple[float, ...] = (1.0,)
 
     @property
@@ -94,29 +98,44 @@ def ours(default: Method, strengths: tuple[float, ...] = STRENGTHS) -> list[Cont
 def run(contender: Contender, backbone: Backbone, cases: Sequence[Case], batch: int) -> list[Edited]:
     """Edit all cases, at each of the contender's strengths."""
     if isinstance(contender.settings, Method):
-        return _run_ours(contender.settings, contender.strengths, backbone, cases, batch)
-    images = truths(cases) if contender.settings == "truth" else sources(cases)
+        own = [WordedCase(case.source_prompt, case.target_prompt, 1.0) for case in cases]
+        return _run_ours(contender.settings, contender.strengths, backbone, cases, own, batch)
+    if isinstance(contender.settings, Worded):
+        said = [worded(case, contender.settings.wording) for case in cases]
+        return _run_ours(contender.settings.method, contender.strengths, backbone, cases, said, batch)
     before, pixels = backbone.evaluations, []
     batches = list(full_batches(len(cases), batch))
     for indices, real in batches:
-        chosen = [cases[i] for i in indices]
-        latents = backbone.encode_image(to_images([images[i] for i in indices]))
-        if not isinstance(contender.settings, str):
-            source = backbone.encode_text([case.source_prompt for case in chosen])
-            target = backbone.encode_text([case.target_prompt for case in chosen])
-            empty, seeds = backbone.encode_text([""] * batch), [case.number for case in chosen]
-            peer: Any = PEERS[contender.family]
-            latents = peer(backbone, latents, source, target, empty, seeds, contender.settings)
+        latents = _latents(contender, backbone, [cases[i] for i in indices])
         pixels.append(to_pixels(backbone.decode(latents))[:real])
     cost = (backbone.evaluations - before) / (len(batches) * batch)
     return [Edited(1.0, np.concatenate(pixels), cost, [None] * len(cases))]
 
 
+def _latents(contender: Contender, backbone: Backbone, cases: Sequence[Case]) -> Tensor:
+    """Of a full batch of cases, edited at strength 1 by a peer or sparing, or not at all."""
+    settings = contender.settings
+    if isinstance(settings, Spared):
+        return edit_sparing(backbone, cases, settings.method)
+    latents = backbone.encode_image(to_images(list(truths(cases) if settings == "truth" else sources(cases))))
+    if isinstance(settings, str):
+        return latents
+    source = backbone.encode_text([case.source_prompt for case in cases])
+    target = backbone.encode_text([case.target_prompt for case in cases])
+    empty, seeds = backbone.encode_text([""] * len(cases)), [case.number for case in cases]
+    peer: Any = PEERS[contender.family]
+    return peer(backbone, latents, source, target, empty, seeds, settings)
+
+
 def _run_ours(
-    method: Method, strengths: Sequence[float], backbone: Backbone, cases: Sequence[Case], batch: int
-) -> list[Edited]:
-    tasks = [[EditTask(str(place), (case.target_prompt,), s) for place, s in enumerate(strengths)] for case in cases]
-    prompts, seeds = [case.source_prompt for case in cases], [case.number for case in cases]
+    method: Method, strengths: Sequence[float], backbone: Backbone, cases: Sequence[Case], said: Sequence[WordedCase],
+    batch: int,
+) -> list[Edited]:  # fmt: skip
+    tasks = [
+        [EditTask(str(place), (its.target_prompt,), s * its.strength) for place, s in enumerate(strengths)]
+        for its in said
+    ]
+    prompts, seeds = [its.source_prompt for its in said], [case.number for case in cases]
     edited = {(one.row, int(one.edit_id)): one for one in edit_images(
         backbone, list(sources(cases)), prompts, tasks, method, seeds, batch)}  # fmt: skip
     pixels = np.stack([[edited[row, place].pixels for place in range(len(strengths))] for row in range(len(cases))])

@@ -1,9 +1,11 @@
 """Our settings, changed one at a time from the default: what each is worth. For choosing defaults, on tuning cases."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from eim_ops.bench.contenders import Contender
+from eim_ops.bench.spared import Spared
+from eim_ops.bench.wording import Worded, Wording
 from eim_ops.method import Method
 
 _LEVERS: dict[str, tuple[Any, ...]] = {
@@ -37,3 +39,11 @@ def lever_contenders(default: Method | None = None) -> list[Contender]:
     ]
     named = [Contender(name, "eim", method) for name, method in varied if method != base]
     return [Contender("eim", "eim", base), *named]
+
+
+def wording_contenders(default: Method | None = None) -> list[Contender]:
+    """`eim`, then with other prompts for the same request, then with the others' directions spared. They change what
+    prompts state, so they take prompts from ground truth."""
+    base = default or Method()
+    named = [Contender(f"prompts {wording}", "eim", Worded(base, wording)) for wording in get_args(Wording)]
+    return [Contender("eim", "eim", base), *named, Contender("others spared", "eim", Spared(base))]

@@ -30,11 +30,12 @@ def find_models(name: str) -> Models:
     return Models(name, model_revision(name), model_revision("mini-vlm"), model_revision("judge"))
 
 
-def tune(store: Store, models: Models, actors: int, contenders: "Sequence[Contender]") -> list[Row]:
-    """Rows of contenders on the tuning cases of the headline report."""
-    cases = chunks(HEADLINE.world, "tuning", TUNING_CASES)
-    write_cases(store, cases, models, actors)
-    return measure_units(store, units(HEADLINE, "tuning", TUNING_CASES, contenders), models, actors, "tuning")
+def tune(
+    store: Store, models: Models, actors: int, contenders: "Sequence[Contender]", report: Report = HEADLINE
+) -> list[Row]:
+    """Rows of contenders on the tuning cases of a report."""
+    write_cases(store, chunks(report.world, "tuning", TUNING_CASES), models, actors)
+    return measure_units(store, units(report, "tuning", TUNING_CASES, contenders), models, actors, "tuning")
 
 
 def best_settings(rows: Sequence[Row]) -> list[str]:

@@ -139,12 +139,12 @@ def measure_conditions(store: Store, unit: Unit, models: Models) -> dict[str, fl
 
 
 def _conditions(unit: Unit, models: Models) -> dict[str, float]:
-    from eim_ops.bench.cases import draw_cases, second_change, sources
+    from eim_ops.bench.cases import draw_cases, next_value, sources
     from eim_ops.load import load_backbone
     from eim_ops.metrics.disentanglement import text_conditions
 
     cases = draw_cases(unit.cases.stop, unit.cases.world, unit.cases.split)[unit.cases.start :]
-    prompts, pairs = [c.source_prompt for c in cases], [(c.target_prompt, second_change(c)) for c in cases]
+    prompts, pairs = [c.source_prompt for c in cases], [(c.target_prompt, next_value(c)) for c in cases]
     method: Any = unit.contender.settings
     backbone = load_backbone(models.backbone)
     return asdict(text_conditions(backbone, list(sources(cases)), prompts, pairs, method, models.batch))

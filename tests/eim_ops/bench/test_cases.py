@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from eim_ops.bench.cases import captioned, draw_cases, second_change, sources, truths
+from eim_ops.bench.cases import captioned, draw_cases, next_value, sources, truths
 from eim_ops.faces.attributes import ATTRIBUTES, BY_NAME
 from eim_ops.faces.grammar import aligned, parse, parse_request
 
@@ -46,7 +46,7 @@ def test_captions_come_from_the_captioner_and_all_else_stays() -> None:
     assert [case.truth for case in written] == [case.truth for case in CASES[:2]]
 
 
-def test_the_second_change_is_of_another_attribute_than_the_asked_one() -> None:
+def test_the_next_value_is_of_another_attribute_than_the_asked_one() -> None:
     for case in CASES:
-        (changed,) = {a for a, i in parse(second_change(case)).items() if i != parse(case.source_prompt)[a]}
+        (changed,) = {a for a, i in parse(next_value(case)).items() if i != parse(case.source_prompt)[a]}
         assert changed != case.attribute

@@ -3,7 +3,9 @@ import pytest
 from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.bench.cases import draw_cases
 from eim_ops.bench.contenders import CEILING, UNEDITED, Contender, ours, run
-from eim_ops.bench.levers import lever_contenders
+from eim_ops.bench.levers import lever_contenders, wording_contenders
+from eim_ops.bench.spared import Spared
+from eim_ops.bench.wording import Worded
 from eim_ops.method import Method
 from eim_ops.peers.flowedit import FlowEditSettings
 
@@ -14,6 +16,8 @@ KINDS = [
     UNEDITED,
     Contender("flowedit", "flowedit", FlowEditSettings(steps=3, last=2)),
     Contender("eim", "eim", FAST, (0.5, 1.0, 1.5)),
+    Contender("prompts outermost", "eim", Worded(FAST, "outermost"), (0.5, 1.0)),
+    Contender("others spared", "eim", Spared(FAST)),
 ]
 
 
@@ -46,3 +50,14 @@ def test_each_lever_differs_from_the_default_in_what_its_name_says() -> None:
     for lever in levers:
         key, value = lever.name.removeprefix("hsds ").split("=")
         assert str(getattr(lever.settings, key)) == value and lever.settings != Method()
+
+
+def test_sparing_the_other_attributes_turns_the_edit(backbone: Sd3Backbone) -> None:
+    plain = run(Contender("eim", "eim", FAST), backbone, CASES, batch=3)[0]
+    spared = run(Contender("others spared", "eim", Spared(FAST)), backbone, CASES, batch=3)[0]
+    assert (plain.pixels != spared.pixels).any((1, 2, 3)).all()
+
+
+def test_levers_of_wording_are_named_by_what_they_change() -> None:
+    first, *levers = wording_contenders(FAST)
+    assert first.settings == FAST and len({str(lever.content) for lever in levers}) == len(levers) == 5
