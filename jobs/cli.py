@@ -2,10 +2,11 @@
 
 import typer
 
-from jobs import compact, edit, evaluate, faces, mini, report, spectrum, verify
+from jobs import compact, edit, evaluate, faces, mini, report, spectrum, sweep, verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 app.command("edit")(edit.edit)
+app.command("sweep")(sweep.sweep)
 app.command("verify")(verify.verify)
 app.command("compact")(compact.compact)
 app.command("report")(report.report)

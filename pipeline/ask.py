@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.asked import parse_edits
+from pipeline.edit_spec import EditSpec
 from pipeline.identity import canonical_json, sha256_bytes
-from pipeline.recipe import EditSpec
 from pipeline.storage import Store
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.edit_spec import EditSpec
 from pipeline.identity import edit_id
-from pipeline.recipe import EditSpec
 
 JOINER = " + "
 """Between the parts of a composed edit, in texts for people."""

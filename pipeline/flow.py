@@ -144,7 +144,7 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     (
         ray.data.from_items(groups, override_num_blocks=len(groups))
         .map_batches(read, batch_size=1, batch_format="pyarrow", **{**task, "max_retries": RETRIES})
-        .repartition(target_num_rows_per_block=plan.block_rows)
+        .repartition(target_num_rows_per_block=plan.block_rows, strict=True)
         .map_batches(LoadRows(models.image_size, recipe.seed, progress, attempts), **whole_blocks)
         .map_batches(CaptionStage, **_pool(plan.caption, caption_arguments, recipe.batch, again))
         .map_batches(EditStage, **_pool(plan.edit, stage_arguments, recipe.batch, again))

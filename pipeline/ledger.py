@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.asked import asked_by_row
+from pipeline.edit_spec import EditSpec
 from pipeline.identity import canonical_json, fingerprint
 from pipeline.manifest import Manifest, all_manifests
-from pipeline.recipe import EditSpec
 from pipeline.runs import Run, new_run_prefix
 from pipeline.schema import EDITS, FAILURES
 from pipeline.storage import Store, in_threads

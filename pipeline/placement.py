@@ -65,8 +65,7 @@ def plan_placement(recipe: Recipe, cluster: Cluster, images: int, edits_per_imag
     pool_cpus, task_cpus = _cpu_shares(cluster.cpus, caption_size, edit_size)
     # On a CPU the edit pool is where the time goes: it may use every core, and captioning half of them.
     cores = max(1, int(cluster.cpus))
-    wanted_rows = min(_BLOCK_EDITS // max(1, edits_per_image), images // _BLOCKS)
-    block_rows = min(_MAX_BLOCK_ROWS, max(_MIN_BLOCK_ROWS, wanted_rows))
+    block_rows = _block_rows(recipe.batch, images, edits_per_image)
     return Plan(
         caption=_pool(caption_size, pool_cpus, caption_gpus, max(1, cores // 2 // caption_size)),
         edit=_pool(edit_size, pool_cpus, edit_gpus, max(1, cores // edit_size)),
@@ -75,6 +74,13 @@ def plan_placement(recipe: Recipe, cluster: Cluster, images: int, edits_per_imag
         # A minute for every edit of a block: slow is no stall.
         no_progress_seconds=max(1800, 60 * block_rows * edits_per_image),
     )
+
+
+def _block_rows(batch: int, images: int, edits_per_image: int) -> int:
+    """Whole batches, since a model call's rows come from one block: what is left of a block is padded with copies."""
+    wanted = min(_BLOCK_EDITS // max(1, edits_per_image), images // _BLOCKS)
+    bounded = min(_MAX_BLOCK_ROWS, max(_MIN_BLOCK_ROWS, wanted))
+    return batch * max(1, bounded // batch)
 
 
 def _pool(size: int, num_cpus: float, num_gpus: float, threads: int) -> PoolPlan:

@@ -2,19 +2,21 @@
 
 import dataclasses
 import difflib
-import math
 import types
 import typing
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from eim_ops.loading import Loading
 from eim_ops.method import Method
 from pipeline.captioner_spec import KIND_KEYS, CaptionerSpec, TemplateSpec
+from pipeline.edit_spec import EditSpec
+from pipeline.sweep import Sweep, expand
 
 
 class RecipeError(Exception):
@@ -25,12 +27,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
 _Text = Annotated[str, Field(min_length=1)]
-_Texts = Annotated[tuple[_Text, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
 
 class Input(_Model):
@@ -45,38 +42,6 @@ class Input(_Model):
             raise ValueError("give either path (a folder or s3:// prefix) or manifest (.parquet, .csv or .jsonl)")
         if self.manifest and Path(self.manifest).suffix.lower() not in (".parquet", ".csv", ".jsonl"):
             raise ValueError("manifest must end in .parquet, .csv or .jsonl")
-        return self
-
-
-class EditSpec(_Model):
-    """One attribute, or several composed, with its target and the strengths to be made."""
-
-    attributes: _Texts = Field(alias="attribute")
-    targets: _Texts = Field(alias="target")
-    strengths: Annotated[tuple[float, ...], Field(min_length=1)]
-    request_texts: _Texts | None = Field(default=None, alias="request")
-
-    @property
-    def requests(self) -> tuple[str, ...]:
-        """What the captioner is asked, one for each attribute."""
-        return self.request_texts or tuple(f"change to {target}" for target in self.targets)
-
-    @field_validator("strengths")
-    @classmethod
-    def _finite(cls, strengths: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(math.isfinite(strength) for strength in strengths):
-            raise ValueError("strengths must be finite numbers")
-        if len(set(strengths)) < len(strengths):
-            raise ValueError("a strength is there twice")
-        return strengths
-
-    @model_validator(mode="after")
-    def _parallel(self) -> "EditSpec":
-        counts = {len(self.attributes), len(self.targets), len(self.requests)}
-        if len(counts) > 1:
-            raise ValueError("attribute, target and request must have as many entries")
-        if len(set(self.attributes)) < len(self.attributes):
-            raise ValueError("an attribute is there twice")
         return self
 
 
@@ -116,6 +81,7 @@ class Recipe(_Model):
     max_changed_words: Annotated[int, Field(ge=1)] | None = None
     caption_cache: _Text | None = None
     edits: tuple[EditSpec, ...] = ()
+    sweep: Sweep | None = None
     method: Annotated[Method, _known_keys("method", Method)] = Field(default_factory=Method)
     loading: Annotated[Loading, _known_keys("loading", Loading)] = Field(default_factory=Loading)
     size: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] | None = None
@@ -140,11 +106,12 @@ class Recipe(_Model):
 
     @model_validator(mode="after")
     def _edits(self) -> "Recipe":
-        if not self.edits and self.input.manifest is None:
-            raise ValueError("edits: give at least one edit (attribute, target, strengths)")
-        asked = [(e.attributes, e.targets, e.requests, strength) for e in self.edits for strength in e.strengths]
-        for edit in asked:
-            if asked.count(edit) > 1:
+        edits = (*self.edits, *expand(self.sweep))
+        if not edits and self.input.manifest is None:
+            raise ValueError("edits: give at least one edit (attribute, target, strengths), or a sweep")
+        asked = Counter((e.attributes, e.targets, e.requests, strength) for e in edits for strength in e.strengths)
+        for edit, times in asked.items():
+            if times > 1:
                 raise ValueError(f"edits: {edit[0]} -> {edit[1]} at strength {edit[3]} is asked for twice")
         return self
 
@@ -164,11 +131,15 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 def parse_recipe(raw: Any, where: str = "recipe") -> Recipe:
-    """Check a recipe that is a plain mapping; `where` opens the message of RecipeError."""
+    """Check a recipe that is a plain mapping; `where` opens the message of RecipeError.
+
+    A sweep's edits stand in `edits`, after those that are listed there.
+    """
     if not isinstance(raw, dict):
         raise RecipeError(f"{where}: a recipe is a mapping with the keys {', '.join(_keys(Recipe))}")
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw)
+        return recipe.model_copy(update={"edits": (*recipe.edits, *expand(recipe.sweep))})
     except ValidationError as error:
         problems = list(dict.fromkeys(_line(item) for item in error.errors()))
         title = f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''}, nothing was started"

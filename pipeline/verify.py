@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from pipeline.ask import read_asks
 from pipeline.asked import AskedEdit, asked_by_row
+from pipeline.edit_spec import EditSpec
 from pipeline.identity import fingerprint, sha256_bytes
 from pipeline.images import stored_images
 from pipeline.ledger import Key, Ledger, View, buckets_of, keys_of
 from pipeline.manifest import Manifest, open_manifest, prepare_manifest
 from pipeline.operations import Operations, pixel_settings
-from pipeline.recipe import EditSpec, Recipe
+from pipeline.recipe import Recipe
 from pipeline.runs import OutputError, Run, find_runs
 from pipeline.storage import Store, in_threads, normalise, read
 

@@ -63,6 +63,18 @@ def test_evaluations_of_all_rows_add_up_to_what_the_model_ran(backbone: Sd3Backb
     assert sum(e.evaluations for e in edited) == pytest.approx(backbone.evaluations - before)
 
 
+def test_a_sweep_encodes_an_image_once_and_identifies_a_target_once(backbone: Sd3Backbone) -> None:
+    strengths = (-1.0, 0.5, 1.0)
+    prompts = ((SMILE,), (RED,), (SMILE, RED))
+    tasks = tuple(EditTask(f"{p}{s}", p, s) for p in prompts for s in strengths)
+    before = backbone.evaluations
+    edited = run(backbone, faces(4), [tasks] * 4, list(range(4)))
+    encoding, identifying = METHOD.steps * 2, 2 * METHOD.draws  # with free guidance; source and target velocity
+    decoding = METHOD.steps * 3  # along the edit and free
+    assert backbone.evaluations - before == 4 * encoding + 4 * 2 * identifying + len(edited) * decoding
+    assert len(edited) == 4 * 9
+
+
 def test_composition_differs_from_each_of_its_parts(backbone: Sd3Backbone) -> None:
     smile, _, both = run(backbone, faces(1), [TASKS], [0])
     assert not np.array_equal(smile.pixels, both.pixels)

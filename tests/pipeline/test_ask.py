@@ -1,6 +1,6 @@
 from pipeline.ask import Ask, read_asks
+from pipeline.edit_spec import EditSpec
 from pipeline.identity import edit_id
-from pipeline.recipe import EditSpec
 from pipeline.storage import open_store
 from tests.pipeline.builders import SMILE, make_recipe
 

@@ -71,5 +71,12 @@ def test_blocks_hold_16_to_64_images() -> None:
     assert plan(2, images=24, edits_per_image=1).block_rows == 16
 
 
+@pytest.mark.parametrize("batch", [2, 3, 16, 24, 100])
+@pytest.mark.parametrize("edits_per_image", [1, 7, 300])
+def test_blocks_are_whole_batches(batch: int, edits_per_image: int) -> None:
+    rows = plan(2, images=10_000, edits_per_image=edits_per_image, batch=batch).block_rows
+    assert rows % batch == 0 and rows <= max(64, batch)
+
+
 def test_the_stall_guard_waits_for_a_slow_block() -> None:
     assert plan(2, edits_per_image=100).no_progress_seconds == 60 * 16 * 100
