@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ from pipeline.storage import in_threads, open_store, read
 from pipeline.verify import verify_output
 from tests.conftest import PngMaker
 from tests.fakes import fake_operations
+from tests.faults.driver import start_driver
 
-REPOSITORY = Path(__file__).parents[2]
 EDITS = [
     {"attribute": "smile", "target": "broad smile", "strengths": [-1, 1]},
     {"attribute": ["smile", "hat"], "target": ["broad smile", "cap"], "strengths": [0.5]},
@@ -114,18 +112,13 @@ def test_a_manifest_with_prompts_needs_no_captioner(tmp_path: Path, png: PngMake
     assert sorted(set(view.failures["stage"].to_pylist())) == ["caption", "prepare"]
 
 
-def _driver(recipe: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.e2e.fake_job", str(recipe), str(seconds)]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def test_a_killed_driver_is_completed_by_the_same_command(root: str, png: PngMaker, tmp_path: Path) -> None:
     put_images(root, range(64), png)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(recipe_of(root)))
     output = open_store(f"{root}/out")
 
-    first = _driver(recipe, 0.1)
+    first = start_driver(recipe, 0.1)
     deadline = time.monotonic() + 120
     while not output.keys("edits"):
         assert first.poll() is None, first.communicate()[1]
@@ -136,7 +129,7 @@ def test_a_killed_driver_is_completed_by_the_same_command(root: str, png: PngMak
     done = len(Ledger(output).read().edits)
     assert 0 < done < 192
 
-    second = _driver(recipe, 0.0)
+    second = start_driver(recipe, 0.0)
     answer, log = second.communicate(timeout=180)
     assert second.returncode == 0, log
     summary = Summary(**json.loads(answer))

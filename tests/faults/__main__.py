@@ -1,15 +1,18 @@
 """`python -m tests.faults --out out/faults`: every scenario, and what each came to, as faults.json.
 
-Exits with 1 where a row was lost or doubled, or a scenario did not end as it should.
+What faults.json tells of scenarios that a call leaves out stays, so that `--only` and `--resume` make one report of
+several calls. Exits with 1 where a row was lost or doubled, or a scenario did not end as it should.
 """
 
+import contextlib
 import json
+import shutil
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,49 +21,64 @@ from rich.console import Console
 
 from tests import s3_server
 from tests.faults import device_scenarios, store_scenarios
-from tests.faults.cluster import Nodes, nodes
+from tests.faults.cluster import nodes
 from tests.faults.kills import WINDOWS, kill_in_window, soak
 from tests.faults.late import late_writers
 from tests.faults.outcome import Outcome
 
 _FLAKY = "flaky store"
 """The scenario that compares its view with that of a run without faults."""
+_SOAK = "kills at random"
 Scenario = tuple[str, Callable[[Path], Outcome]]
 
 
 def main(
     out: Annotated[Path, typer.Option(help="where faults.json is written")] = Path("out/faults"),
-    kills: Annotated[int, typer.Option(help="of the soak")] = 30,
+    kills: Annotated[int, typer.Option(help="of the soak, in all")] = 30,
     seed: Annotated[int, typer.Option(help="of the soak")] = 0,
     only: Annotated[str, typer.Option(help="only scenarios whose name holds this text")] = "",
+    resume: Annotated[bool, typer.Option(help="leave out what held already; go on with the soak there is")] = False,
 ) -> None:
     """Attack whole edit jobs, and count in storage what is lost or doubled."""
-    found: list[dict[str, Any]] = []
     out.mkdir(parents=True, exist_ok=True)
-    for name, run in _all_scenarios(kills, seed):
-        if only in name:
-            found.append(_run(name, run))
-            (out / "faults.json").write_text(json.dumps(_report(found), indent=1) + "\n")
-    report = _report(found)
-    if report["lost"] or report["doubled"] or any(fault["outcome"] != "held" for fault in found):
+    report = out / "faults.json"
+    before = json.loads(report.read_text())["faults"] if report.exists() else []
+    found: dict[str, dict[str, Any]] = {fault["name"]: fault for fault in before}
+    if not resume:
+        shutil.rmtree(out / "soak", ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        for name, run in _all_scenarios(out, kills, seed, stack):
+            if only in name and not (resume and _held(found.get(name), kills if name == _SOAK else 0)):
+                found[name] = _run(name, run)
+                report.write_text(json.dumps(_report(list(found.values())), indent=1) + "\n")
+    told = _report(list(found.values()))
+    if told["lost"] or told["doubled"] or any(fault["outcome"] != "held" for fault in found.values()):
         raise typer.Exit(1)
 
 
-def _all_scenarios(kills: int, seed: int) -> Iterator[Scenario]:
+def _held(fault: dict[str, Any] | None, kills: int) -> bool:
+    return fault is not None and fault["outcome"] == "held" and fault["kills"] >= kills
+
+
+def _all_scenarios(out: Path, kills: int, seed: int, stack: contextlib.ExitStack) -> Iterator[Scenario]:
+    """Every scenario; stores and clusters are started when the first that needs them runs."""
+    server = cache(lambda: stack.enter_context(_store()))
+    cluster = cache(lambda: stack.enter_context(nodes()))
     yield "late writers", late_writers
     yield from device_scenarios.SCENARIOS
-    with tempfile.TemporaryDirectory(prefix="eim-s3-") as folder, s3_server.start(Path(folder)) as server:
-        for name, run in store_scenarios.SCENARIOS:
-            yield name, partial(run, server=server)
-    with nodes() as cluster:
-        yield from _kills(cluster, kills, seed)
-
-
-def _kills(cluster: Nodes, kills: int, seed: int) -> Iterator[Scenario]:
+    for name, run in store_scenarios.SCENARIOS:
+        yield name, lambda folder, run=run: run(folder, server())
     for window in WINDOWS:
         for target in window.targets:
-            yield f"{target} killed {window.name}", partial(kill_in_window, window, target, nodes=cluster)
-    yield "kills at random", partial(soak, nodes=cluster, kills=kills, seed=seed)
+            kill = partial(kill_in_window, window, target)
+            yield f"{target} killed {window.name}", lambda folder, kill=kill: kill(folder, cluster())
+    yield _SOAK, lambda _: soak(out / "soak", cluster(), kills, seed)
+
+
+@contextlib.contextmanager
+def _store() -> Iterator[s3_server.S3Server]:
+    with tempfile.TemporaryDirectory(prefix="eim-s3-") as folder, s3_server.start(Path(folder)) as server:
+        yield server
 
 
 def _run(name: str, run: Callable[[Path], Outcome]) -> dict[str, Any]:
@@ -84,7 +102,7 @@ def _report(found: list[dict[str, Any]]) -> dict[str, Any]:
         "kills": sum(of("kills")),
         "lost": sum(of("lost")),
         "doubled": sum(of("doubled")),
-        "repeated_rows_max": max(of("repeated_rows"), default=0),
+        "repeated_rows_max": max(of("made_again"), default=0),
         "store_error_rows_equal": any(fault["name"] == _FLAKY and fault["outcome"] == "held" for fault in found),
         "faults": found,
     }

@@ -1,18 +1,14 @@
-"""Ray nodes on this machine that scenarios may kill, and drivers that run fake edit jobs on them."""
+"""Ray nodes on this machine that scenarios may kill."""
 
 import contextlib
 import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
 from ray.cluster_utils import Cluster
 
-REPOSITORY = Path(__file__).parents[2]
 _SETTINGS = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # a driver or node whose head is dead ends after this
     "RAY_health_check_initial_delay_ms": "3000",
@@ -76,26 +72,13 @@ def _lives(pid: int) -> bool:
 
 @contextlib.contextmanager
 def nodes() -> Iterator[Nodes]:
-    """A cluster for as long as the block runs."""
+    """A cluster for as long as the block runs; its settings are in the environment, for drivers too."""
+    before = {name: os.environ.get(name) for name in _SETTINGS}
     os.environ.update(_SETTINGS)
     started = Nodes()
     try:
         yield started
     finally:
         started.stop()
-
-
-def start_driver(
-    recipe: Path, seconds: float, address: str | None, extra: Mapping[str, str] | None = None
-) -> subprocess.Popen[str]:
-    """A driver of a fake edit job, `seconds` an edit, on the cluster at `address` or on a Ray of its own."""
-    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    joined = {"RAY_ADDRESS": address} if address else {}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.e2e.fake_job", str(recipe), str(seconds)],
-        cwd=REPOSITORY,
-        env={**kept, **_SETTINGS, **joined, **(extra or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

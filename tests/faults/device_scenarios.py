@@ -22,9 +22,9 @@ from pipeline.decode import encode_png
 from pipeline.ledger import Ledger
 from pipeline.storage import open_store
 from tests.faults.device_faults import FAULT, ONCE
+from tests.faults.driver import REPOSITORY, start_driver
 from tests.faults.outcome import Outcome, outcome
 
-REPOSITORY = Path(__file__).parents[2]
 IMAGES, STRENGTHS = 8, 2
 _SECONDS = 240
 
@@ -45,12 +45,9 @@ def _prepare(folder: Path, *, poison: bool = False, images: int = IMAGES, **chan
 
 
 def _start(folder: Path, fault: str | None, seconds: float = 0.0) -> subprocess.Popen[str]:
-    """A fake job in a process group of its own, as a shell gives one."""
+    """A fake job on a Ray of its own, with a fault in every worker."""
     faulty = {} if fault is None else {FAULT: fault, ONCE: str(folder / "once")}
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **faulty}
-    command = [sys.executable, "-m", "tests.e2e.fake_job", str(folder / "recipe.yaml"), str(seconds)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, start_new_session=True, **pipes)
+    return start_driver(folder / "recipe.yaml", seconds, extra=faulty)
 
 
 def _run(folder: Path, fault: str | None) -> tuple[int, str, str]:

@@ -24,10 +24,12 @@ class Outcome:
     repeated_rows: int
     """Raw rows that the view drops."""
     orphans: int
+    made_again: int = 0
+    """Edits made whose rows one run did not bring to storage, at most: what was in flight, and is made again."""
     note: str = ""
 
 
-def outcome(fault: str, output: str, *, kills: int = 0, note: str = "") -> Outcome:
+def outcome(fault: str, output: str, *, kills: int = 0, made_again: int = 0, note: str = "") -> Outcome:
     """Count what storage holds of the first run of an output."""
     check = verify_output(output)[0].check
     lost = check.missing + check.absent + check.altered + check.outside + check.unasked
@@ -41,6 +43,7 @@ def outcome(fault: str, output: str, *, kills: int = 0, note: str = "") -> Outco
         doubled=check.doubled,
         repeated_rows=check.repeats,
         orphans=check.orphans,
+        made_again=made_again,
         note=note,
     )
 

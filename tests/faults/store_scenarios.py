@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +21,10 @@ from pipeline.decode import encode_png
 from pipeline.storage import open_store
 from tests import s3_server
 from tests.faults import s3_proxy
+from tests.faults.driver import start_driver
 from tests.faults.outcome import Outcome, outcome, view_of
 from tests.faults.s3_proxy import Rule, S3Proxy
 
-_REPOSITORY = Path(__file__).parents[2]
 _EDITS = [{"attribute": "smile", "target": "broad smile", "strengths": [-1, 1]}]
 _JOB_SECONDS = 300
 IMAGES = 24
@@ -60,14 +59,7 @@ class Stage:
         }
         path = self.folder / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe))
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.fake_job", str(path), "0"],
-            cwd=_REPOSITORY,
-            env={**os.environ, **self.environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return start_driver(path, extra=self.environment)
 
     def run(self, output: str | None = None) -> dict[str, Any]:
         """A job that must succeed; its summary."""

@@ -1,7 +1,8 @@
 """Kill a process just where a run is at a named point with a named row.
 
 A test arms tripwires in the driver's environment; `arm` puts them around the calls of every process of the run. A
-tripwire fires once over all processes, by a token file in a folder that they share.
+tripwire fires once over all processes, by a token file in a folder that they share. A tally counts every edit that is
+made, one byte of a file each, so that work done twice shows even where the kill left no row of it.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import pyarrow as pa
 Point = Literal["list", "read", "caption", "edit", "score", "write", "task_written"]
 Target = Literal["process", "node", "driver", "head"]
 
-WIRES, _FOLDER, _HEAD = "EIM_TRIPWIRES", "EIM_TRIPWIRE_FOLDER", "EIM_HEAD_PIDS"
+WIRES, _FOLDER, _HEAD, _TALLY = "EIM_TRIPWIRES", "EIM_TRIPWIRE_FOLDER", "EIM_HEAD_PIDS", "EIM_TALLY"
 DRIVER = "EIM_DRIVER_PID"
 _DYING_SECONDS = 120
 
@@ -39,13 +40,14 @@ class Tripwire:
     after: bool = False
 
 
-def environment(wires: Sequence[Tripwire], folder: Path, head_pids: Sequence[int] = ()) -> dict[str, str]:
+def environment(wires: Sequence[Tripwire], folder: Path, tally: Path, head_pids: Sequence[int] = ()) -> dict[str, str]:
     """What a driver needs in its environment; `folder` remembers what has fired."""
     folder.mkdir(parents=True, exist_ok=True)
     return {
         WIRES: json.dumps([asdict(wire) for wire in wires]),
         _FOLDER: str(folder),
         _HEAD: json.dumps(list(head_pids)),
+        _TALLY: str(tally),
     }
 
 
@@ -56,12 +58,13 @@ def fired(folder: Path) -> int:
 
 def carried() -> dict[str, str]:
     """The part of this process's environment that its workers need."""
-    return {name: os.environ[name] for name in (WIRES, _FOLDER, _HEAD, DRIVER) if name in os.environ}
+    return {name: os.environ[name] for name in (WIRES, _FOLDER, _HEAD, _TALLY, DRIVER) if name in os.environ}
 
 
 def arm() -> None:
     """Put the environment's tripwires around this process's calls; also Ray's hook for new workers."""
     from pipeline import actors, sink, stages, storage
+    from tests.fakes import FakeEditor
 
     wires = [Tripwire(**wire) for wire in json.loads(os.environ.get(WIRES, "[]"))]
     for point, owner, name, names_of in (
@@ -76,6 +79,17 @@ def arm() -> None:
         its_wires = [wire for wire in wires if wire.point == point]
         if its_wires:
             setattr(owner, name, _wired(getattr(owner, name), names_of, its_wires))
+    FakeEditor.__call__ = _tallied(FakeEditor.__call__)  # type: ignore[method-assign]
+
+
+def _tallied(edit: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def tallied(*args: Any) -> Iterator[Any]:
+        for edited in edit(*args):
+            with open(os.environ[_TALLY], "ab", buffering=0) as file:
+                file.write(b".")
+            yield edited
+
+    return tallied
 
 
 def _sources(_: Any, table: pa.Table) -> list[str]:
@@ -111,7 +125,8 @@ def _kill(target: Target) -> None:
     for pid in _pids(target):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    if target != "process":
+    # A driver notices by itself that its head is gone.
+    if target != "process" and not (target == "head" and os.getpid() == int(os.environ[DRIVER])):
         _await_end()
 
 

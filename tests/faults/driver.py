@@ -1,0 +1,35 @@
+"""Drivers of fake edit jobs, as processes that scenarios stop and kill."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def start_driver(
+    recipe: Path,
+    seconds: float = 0.0,
+    *,
+    address: str | None = None,
+    extra: Mapping[str, str] | None = None,
+    inside: Sequence[str] = (),
+) -> subprocess.Popen[str]:
+    """A driver of a fake edit job, `seconds` an edit, on the cluster at `address` or on a Ray of its own.
+
+    extra: of its environment. inside: a command that runs commands, such as `ip netns exec NAME`. It leads a process
+    group of its own, as a shell gives it one.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    joined = {"RAY_ADDRESS": address} if address else {}
+    return subprocess.Popen(
+        [*inside, sys.executable, "-m", "tests.e2e.fake_job", str(recipe), str(seconds)],
+        cwd=REPOSITORY,
+        env={**kept, "PYTHONPATH": str(REPOSITORY), **joined, **(extra or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
