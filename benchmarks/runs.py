@@ -1,0 +1,174 @@
+"""Runs in processes of their own: of the pipeline on a recipe, and of a rival; with a clock and with their memory."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from benchmarks import clock
+
+TARGETS = {
+    "smile": "broad smile",
+    "glasses": "round glasses",
+    "hair_color": "red hair",
+    "background": "blue background",
+    "hat": "red hat",
+}
+_SAMPLE_SECONDS = 0.25
+_LIMIT_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Run:
+    """A process that has ended.
+
+    seconds: from its start to its end. events: when what happened, seconds since its start. result: what it printed, of
+    a pipeline's run. driver_mib, worker_mib: the most private memory of the process, and of any of those below it.
+    """
+
+    seconds: float
+    events: dict[str, list[float]]
+    result: dict[str, Any]
+    driver_mib: float
+    worker_mib: float
+
+    @property
+    def warm(self) -> float:
+        """Seconds from when the last model is loaded until all is written."""
+        ended = self.events.get("run-ends") or self.events["ends"]
+        begun = self.events["begins"] if "begins" in self.events else [0.0]
+        return ended[-1] - max(*self.events["loaded"], *begun)
+
+
+def faces(folder: Path, count: int) -> Path:
+    """A folder of `count` rendered faces, 64 x 64."""
+    from eim_ops.faces.render import render
+    from eim_ops.mini.face_set import draw_faces
+
+    out = folder / f"faces-{count}"
+    if not out.is_dir():
+        partial = out.with_suffix(".partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        for index, face in enumerate(draw_faces(7, count, False)):
+            Image.fromarray(render(face)).save(partial / f"face-{index:05d}.png")
+        partial.rename(out)
+    return out
+
+
+def blots(folder: Path, count: int) -> Path:
+    """A folder of `count` images for a stub, 64 x 64, all different."""
+    out = folder / f"blots-{count}"
+    if not out.is_dir():
+        partial = out.with_suffix(".partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        random = np.random.default_rng(0)
+        for index in range(count):
+            coarse = Image.fromarray(random.integers(40, 200, (4, 4, 3), np.uint8))
+            coarse.resize((64, 64)).save(partial / f"blot-{index:05d}.png")
+        partial.rename(out)
+    return out
+
+
+def edits(attributes: int, strengths: Sequence[float]) -> list[dict[str, Any]]:
+    """A recipe's edits of the first attributes, each at these strengths."""
+    chosen = list(TARGETS.items())[:attributes]
+    return [{"attribute": name, "target": target, "strengths": list(strengths)} for name, target in chosen]
+
+
+def run_pipeline(
+    folder: Path, name: str, images: Path, asked: Sequence[dict[str, Any]], *options: str,
+    environment: dict[str, str] | None = None, **settings: Any,
+) -> Run:  # fmt: skip
+    """`benchmarks.job` on a fresh output below `folder`."""
+    output = folder / name
+    shutil.rmtree(output, ignore_errors=True)
+    recipe = {
+        "input": {"path": str(images)}, "output": str(output), "model": "mini-dit", "captioner": "mini-vlm",
+        "edits": list(asked), **settings,
+    }  # fmt: skip
+    path = folder / f"{name}.recipe.json"
+    path.write_text(json.dumps(recipe))
+    run = _run(folder, ["-m", "benchmarks.job", str(path), *options], environment or {})
+    if run.result["problem"]:
+        raise RuntimeError(f"{name}: {run.result['problem']}")
+    return run
+
+
+def run_rival(folder: Path, name: str, images: Path, strengths: Sequence[float], *options: str) -> Run:
+    """`benchmarks.rivals.NAME` on a fresh output below `folder`."""
+    output = folder / name
+    shutil.rmtree(output, ignore_errors=True)
+    levels = [f"{strength:g}" for strength in strengths]
+    return _run(folder, ["-m", f"benchmarks.rivals.{name}", *options, "--", str(images), str(output), *levels], {})
+
+
+def _run(folder: Path, arguments: list[str], environment: dict[str, str]) -> Run:
+    times = folder / "clock"
+    shutil.rmtree(times, ignore_errors=True)
+    times.mkdir(parents=True)
+    started, stop = time.time(), threading.Event()
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, clock.FOLDER: str(times), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    memory = _Memory(process.pid, stop)
+    memory.start()
+    try:
+        out, err = process.communicate(timeout=_LIMIT_SECONDS)
+    except BaseException:
+        process.terminate()
+        process.wait(timeout=30)
+        raise
+    finally:
+        stop.set()
+        memory.join()
+    seconds = time.time() - started
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}:\n{err[-3000:]}")
+    names = {path.name.partition(".")[0] for path in times.iterdir()}
+    events = {name: [at - started for at in clock.times(times, name)] for name in names}
+    return Run(seconds, events, _printed(out), memory.driver, memory.worker)
+
+
+def _printed(out: str) -> dict[str, Any]:
+    lines = [line for line in out.splitlines() if line.startswith("{")]
+    return json.loads(lines[-1]) if lines else {}
+
+
+class _Memory(threading.Thread):
+    """Private memory, MiB: resident less shared, since pages of Ray's object store are no process's own."""
+
+    def __init__(self, pid: int, stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._pid, self._stop_event = pid, stop
+        self.driver = self.worker = 0.0
+
+    def run(self) -> None:
+        while not self._stop_event.wait(_SAMPLE_SECONDS):
+            try:
+                driver = psutil.Process(self._pid)
+                self.driver = max(self.driver, _private(driver))
+                for child in driver.children(recursive=True):
+                    if child.name().startswith("ray::"):
+                        self.worker = max(self.worker, _private(child))
+            except psutil.Error:
+                continue
+
+
+def _private(process: psutil.Process) -> float:
+    memory = process.memory_info()
+    return (memory.rss - memory.shared) / 2**20

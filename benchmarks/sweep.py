@@ -1,0 +1,62 @@
+"""What a sweep saves: five attributes at six strengths in one run, against a run for each of the thirty edits."""
+
+from pathlib import Path
+
+from benchmarks.figure import Figure, Figures
+from benchmarks.runs import Run, edits, faces, run_pipeline
+from benchmarks.sizes import Sizes
+from eim_ops.method import Method
+from pipeline.schema import EDITS
+from pipeline.storage import open_store
+
+_STRENGTHS = (-1.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+_ATTRIBUTES = 5
+
+
+def measure(folder: Path, sizes: Sizes) -> Figures:
+    """Evaluations an edit over those of a bare decode; warm seconds an edit over those of single-edit runs; spilling."""
+    images = faces(folder, sizes.sweep_faces)
+    asked = edits(_ATTRIBUTES, _STRENGTHS)
+    sweep = run_pipeline(folder, "sweep", images, asked, "--together")
+    made = sizes.sweep_faces * _ATTRIBUTES * len(_STRENGTHS)
+    singles = [run_pipeline(folder, f"single-{n}", images, one, "--together") for n, one in _chosen(sizes.single_runs)]
+    single = sum(run.warm for run in singles) / len(singles) / sizes.sweep_faces
+    evaluations, decode = _mean_evaluations(folder / "sweep"), _decode_evaluations(Method())
+    whole = f"{sizes.sweep_faces} faces, {_ATTRIBUTES} attributes, {len(_STRENGTHS)} strengths: {made} edits"
+    ratio = sweep.warm / made / single
+    parts = {"sweep_seconds_per_edit": sweep.warm / made, "single_seconds_per_edit": single, **_whole(sweep, singles)}
+    spilled = float(sweep.result["spilled_bytes"])
+    return {
+        "sweep_nfe_over_decode": Figure(
+            evaluations / decode, f"{whole}; {evaluations:.4g} evaluations an edit, {decode} of a bare decode", 1.6,
+            "ceiling", {"evaluations_per_edit": evaluations, "decode_evaluations": decode},
+        ),
+        "sweep_seconds_ratio": Figure(
+            ratio, f"{whole}; against {len(singles)} of the 30 single-edit runs, evenly chosen", 0.5, "ceiling", parts
+        ),
+        "spilled_bytes": Figure(spilled, f"Ray's object store, in that sweep of {whole}", 0.0, "ceiling"),
+    }  # fmt: skip
+
+
+def _chosen(count: int) -> list[tuple[int, list[dict[str, object]]]]:
+    """Single edits: attributes and strengths in turn."""
+    targets = edits(_ATTRIBUTES, _STRENGTHS)
+    chosen = []
+    for n in range(count):
+        edit, strength = targets[n % _ATTRIBUTES], _STRENGTHS[-1 - n % len(_STRENGTHS)]
+        chosen.append((n, [{**edit, "strengths": [strength]}]))
+    return chosen
+
+
+def _mean_evaluations(output: Path) -> float:
+    table = open_store(str(output)).read_tables("edits", EDITS, ["evaluations"])
+    return sum(table["evaluations"].to_pylist()) / len(table)
+
+
+def _decode_evaluations(method: Method) -> int:
+    """Of moving an encoded latent by a known direction and sampling it back."""
+    return method.steps * (1 + (method.guidance != 1) + (method.free_guidance != 1))
+
+
+def _whole(sweep: Run, singles: list[Run]) -> dict[str, float]:
+    return {"sweep_whole_s": sweep.seconds, "single_whole_s": sum(run.seconds for run in singles) / len(singles)}
