@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.asked import asked_by_row
+from pipeline.asked_keys import AskedKeys, asked_keys, joined_keys
 from pipeline.edit_spec import EditSpec
+from pipeline.estimate import Workload
 from pipeline.identity import canonical_json, fingerprint
 from pipeline.manifest import Manifest, all_manifests
 from pipeline.runs import Run, new_run_prefix
@@ -60,6 +62,31 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """What a bucket's rows ask, and how it stands: bool or int64, one for each of its keys."""
+
+    asked: AskedKeys
+    edited: np.ndarray
+    failed: np.ndarray
+    attempts: np.ndarray
+    """Of those that failed; else 0."""
+    repeats: int
+
+    def left(self, retry_failed: bool = False) -> np.ndarray:
+        """Which need work; with `retry_failed`, those that failed too."""
+        return ~self.edited if retry_failed else ~(self.edited | self.failed)
+
+    def account(self, retry_failed: bool) -> "Account":
+        """The counts; with `retry_failed`, failures count as left."""
+        left = self.left(retry_failed)
+        failures = 0 if retry_failed else int(self.failed.sum())
+        edits, asked = int(self.edited.sum()), len(left)
+        return Account(
+            self.asked.images, asked, edits, failures, int(left.sum()), self.repeats, self.asked.workload(left)
+        )
+
+
+@dataclass(frozen=True)
 class Account:
     """The state of all that is asked for: images, edits asked, and of these edited, failed and left."""
 
@@ -69,9 +96,11 @@ class Account:
     failures: int = 0
     left: int = 0
     repeats: int = 0
+    work: Workload = field(default_factory=Workload)
+    """What the model has to do for what is left."""
 
     def __add__(self, other: "Account") -> "Account":
-        return Account(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+        return Account(*(getattr(self, its.name) + getattr(other, its.name) for its in fields(self)))
 
 
 def _first_of_each_key(table: pa.Table, order: Sequence[tuple[str, str]]) -> pa.Table:
@@ -80,7 +109,7 @@ def _first_of_each_key(table: pa.Table, order: Sequence[tuple[str, str]]) -> pa.
         return table
     ties = [("created_at", "ascending")] if "created_at" in table.column_names else []
     table = table.sort_by([*((name, "ascending") for name in _KEY), *order, *ties]).combine_chunks()
-    keys = pc.binary_join_element_wise(*(table[name] for name in _KEY), "/").combine_chunks()
+    keys = _joined(table)
     changes = pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1))
     return table.filter(pa.chunked_array([pa.array([True]), changes]))
 
@@ -90,14 +119,16 @@ def keys_of(table: pa.Table) -> list[Key]:
     return list(zip(table["sample_id"].to_pylist(), table["edit_id"].to_pylist(), strict=True))
 
 
+def _joined(table: pa.Table) -> pa.Array:
+    return joined_keys(table["sample_id"], table["edit_id"])
+
+
 def _view(edits: pa.Table, failures: pa.Table) -> View:
     raw = len(edits) + len(failures)
     edits = _first_of_each_key(edits, [("image_sha256", "ascending")])
     ranks = [("attempts", "descending"), *((name, "ascending") for name in ("stage", "error_type", "message"))]
     failures = _first_of_each_key(failures, ranks)
-    edited = set(keys_of(edits))
-    overtaken = pa.array([key in edited for key in keys_of(failures)], pa.bool_())
-    kept = failures.filter(pc.invert(overtaken))
+    kept = failures.filter(pc.invert(pc.is_in(_joined(failures), _joined(edits))))
     # A failure that a later attempt mended is history, not a repeat.
     return View(edits, kept, raw - len(edits) - len(failures))
 
@@ -132,34 +163,30 @@ class Ledger:
         failures_parts, failures_rows = self.store.read_parts(f"failures/{_BUCKET}{bucket}", FAILURES, failures)
         return Raw(edits_rows, failures_rows, tuple(edits_parts), tuple(failures_parts))
 
-    def done_ids(self, bucket: str, retry_failed: bool = False) -> tuple[set[Key], dict[Key, int]]:
-        """Keys that need no work in a bucket, and the earlier attempts of those that failed."""
-        view = self.bucket(bucket)
-        attempts = dict(zip(keys_of(view.failures), view.failures["attempts"].to_pylist(), strict=True))
-        done = set(keys_of(view.edits))
-        return (done if retry_failed else done | attempts.keys()), attempts
+    def standing(self, manifest: Manifest, bucket: str, edits: Sequence[EditSpec]) -> Standing:
+        """What a bucket of the manifest asks for, held against the view."""
+        asked = asked_keys(manifest.table(bucket), edits)
+        view, keys = self.bucket(bucket), asked.keys()
+        edited = pc.is_in(keys, _joined(view.edits))
+        place = pc.index_in(keys, _joined(view.failures))
+        attempts = pc.fill_null(view.failures["attempts"].combine_chunks().take(place), 0)
+        columns = (edited, place.is_valid(), attempts)
+        return Standing(asked, *(column.to_numpy(zero_copy_only=False) for column in columns), view.repeats)
 
     def account(self, manifest: Manifest, edits: Sequence[EditSpec], retry_failed: bool = False) -> Account:
         """Hold what the manifest asks for against the view, bucket by bucket; only counts are kept.
 
         With `retry_failed`, failures count as left.
         """
-        counts = in_threads(lambda bucket: self._account(manifest, bucket, edits, retry_failed), sorted(manifest.rows))
-        return sum(counts, Account())
+
+        def count(bucket: str) -> Account:
+            return self.standing(manifest, bucket, edits).account(retry_failed)
+
+        return sum(in_threads(count, sorted(manifest.rows)), Account())
 
     def settled_account(self, manifest: Manifest, edits: Sequence[EditSpec]) -> Account:
         """The account after a stream that wrote all: where something is left, a lagging listing may not show it yet."""
         return storage.settled(lambda: self.account(manifest, edits), lambda account: not account.left)
-
-    def _account(self, manifest: Manifest, bucket: str, edits: Sequence[EditSpec], retry_failed: bool) -> Account:
-        asked_rows = asked_by_row(manifest.read(bucket), edits)
-        asked = {(row["sample_id"], edit.edit_id) for row, its_edits in asked_rows for edit in its_edits}
-        view = self.bucket(bucket)
-        edited, failed = asked.intersection(keys_of(view.edits)), asked.intersection(keys_of(view.failures))
-        failures = 0 if retry_failed else len(failed)
-        images = len({sample for sample, _ in asked})
-        left = len(asked) - len(edited) - failures
-        return Account(images, len(asked), len(edited), failures, left, view.repeats)
 
 
 def buckets_of(run: Run) -> list[str]:

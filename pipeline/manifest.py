@@ -17,7 +17,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
@@ -29,8 +31,11 @@ from pipeline.storage import StorageError, Store, UnansweredError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 _SHARD_ROWS = 4096
-_SPOOL_ROWS = 50_000
+_SPOOL_ROWS = 8192
 _STAT_CHUNK, _STAT_THREADS = 512, 32
+
+_ORDER = ("sample_id", "source_prompt", "target_prompts", "edits", "problem", "fields")
+"""What rows are sorted by, none before any; rows that are equal in these are one."""
 
 Row = dict[str, Any]
 
@@ -50,6 +55,10 @@ class Manifest:
 
     def read(self, bucket: str) -> list[Row]:
         """The rows of one bucket, sorted by sample id; raises StorageError when they are not as many as were put."""
+        return self.table(bucket).to_pylist()
+
+    def table(self, bucket: str) -> pa.Table:
+        """As `read`, in columns: where there are many."""
         place, listed = f"{self.prefix}/bucket={bucket}", self.rows.get(bucket, 0)
         # A listing that lags shows too few shards, and what it leaves out would be asked for by nobody.
         table = storage.settled(
@@ -60,7 +69,7 @@ class Manifest:
                 f"{self.store.uri(place)}: {len(table)} rows, but its index says {listed}; what was asked cannot be "
                 f"known. If it stays so, remove {self.prefix}/index.json and run the edit job again: it lists anew"
             )
-        return sorted(table.to_pylist(), key=_row_order)
+        return _sorted(table)
 
     def groups(self, target_rows: int) -> list[tuple[str, ...]]:
         """Buckets in groups of about `target_rows` rows: the work of one reading task each."""
@@ -100,11 +109,12 @@ def prepare_manifest(source: Input, output: Store, columns: frozenset[str] = fro
         assert source.manifest is not None
         rows = _user_rows(storage.normalise(source.manifest), columns)
         nothing = f"input.manifest: {source.manifest} has no rows"
-    with tempfile.TemporaryDirectory(prefix="eim-manifest-") as spool:
-        buckets = _spool(rows, Path(spool))
-        if not buckets:
+    with tempfile.TemporaryDirectory(prefix="eim-manifest-") as folder:
+        spool = _Spool(Path(folder))
+        spool.fill(rows)
+        if not spool.buckets:
             raise RecipeError(nothing)
-        return _write_shards(buckets, output)
+        return _write_shards(spool, output)
 
 
 def _row(
@@ -220,62 +230,79 @@ def _user_row(raw: Any, where: str, folder: str, columns: frozenset[str]) -> Row
     return _row(uri, entry.version, entry.size, problem, given)
 
 
-def _row_order(row: Row) -> tuple[str, ...]:
-    return (
-        row["sample_id"],
-        *(row[key] or "" for key in ("source_prompt", "target_prompts", "edits", "problem", "fields")),
-    )
+def _sorted(rows: pa.Table) -> pa.Table:
+    return rows.take(pc.sort_indices(rows, [(name, "ascending") for name in _ORDER], null_placement="at_start"))
 
 
-def _spool(rows: Iterable[Row], folder: Path) -> dict[str, list[Path]]:
-    """Rows to disk by bucket, a bounded number in memory; returns each bucket's files."""
-    files: dict[str, list[Path]] = {}
-    rows = iter(rows)
-    while chunk := list(islice(rows, _SPOOL_ROWS)):
-        by_bucket: dict[str, list[Row]] = {}
-        for row in chunk:
-            by_bucket.setdefault(bucket_of(row["sample_id"]), []).append(row)
-        for bucket, its_rows in by_bucket.items():
-            its_files = files.setdefault(bucket, [])
-            its_files.append(folder / f"{bucket}-{len(its_files)}.parquet")
-            pq.write_table(table_of(its_rows, MANIFEST), its_files[-1])
-    return files
+class _Spool:
+    """Rows on the driver's disk by bucket, one file each, a bounded number of them in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._writers = folder, dict[str, pa.RecordBatchStreamWriter]()
+
+    def fill(self, rows: Iterable[Row]) -> None:
+        """Put rows, and close the files."""
+        rows = iter(rows)
+        while chunk := list(islice(rows, _SPOOL_ROWS)):
+            by_bucket: dict[str, list[Row]] = {}
+            for row in chunk:
+                by_bucket.setdefault(bucket_of(row["sample_id"]), []).append(row)
+            for bucket, its_rows in by_bucket.items():
+                if bucket not in self._writers:
+                    self._writers[bucket] = pa.ipc.new_stream(str(self._folder / bucket), MANIFEST)
+                self._writers[bucket].write_table(table_of(its_rows, MANIFEST))
+        for writer in self._writers.values():
+            writer.close()
+
+    @property
+    def buckets(self) -> list[str]:
+        """Those that have rows, in order."""
+        return sorted(self._writers)
+
+    def read(self, bucket: str) -> pa.Table:
+        """A bucket's rows in order, equal rows once: a URI that is listed twice is one image."""
+        with pa.OSFile(str(self._folder / bucket)) as file:
+            rows = _sorted(pa.ipc.open_stream(file).read_all())
+        changes = np.ones(len(rows), bool)
+        changes[:-1] = False
+        for name in _ORDER:
+            column = pc.fill_null(rows[name], "").combine_chunks()
+            changes[:-1] |= pc.not_equal(column.slice(1), column.slice(0, len(rows) - 1)).to_numpy(zero_copy_only=False)
+        return rows.filter(pa.array(changes))
 
 
-def _unique_rows(files: Iterable[Path]) -> list[Row]:
-    """A bucket's rows in order, equal rows once: a URI that is listed twice is one image."""
-    rows = pa.concat_tables([pq.read_table(file) for file in files]).to_pylist()
-    return list({_row_order(row): row for row in sorted(rows, key=_row_order)}.values())
-
-
-def _shards(rows: list[Row]) -> Iterator[list[Row]]:
+def _shards(rows: pa.Table) -> Iterator[pa.Table]:
     """Runs of about `_SHARD_ROWS` rows that never part the rows of one image."""
+    samples = rows["sample_id"].to_pylist()
     start = 0
     for stop in range(1, len(rows) + 1):
         last = stop == len(rows)
-        if last or (stop - start >= _SHARD_ROWS and rows[stop]["sample_id"] != rows[stop - 1]["sample_id"]):
-            yield rows[start:stop]
+        if last or (stop - start >= _SHARD_ROWS and samples[stop] != samples[stop - 1]):
+            yield rows.slice(start, stop - start)
             start = stop
 
 
-def _write_shards(buckets: dict[str, list[Path]], output: Store) -> Manifest:
+def _write_shards(spool: _Spool, output: Store) -> Manifest:
     counts: dict[str, int] = {}
-    keys: list[str] = []
-    for bucket in sorted(buckets):
-        rows = _unique_rows(buckets[bucket])
+    names: dict[str, list[str]] = {}
+    for bucket in spool.buckets:
+        rows = spool.read(bucket)
         counts[bucket] = len(rows)
-        keys += [part_key("shards", bucket, map(_content, shard)) for shard in _shards(rows)]
+        names[bucket] = [part_key("", bucket, _contents(shard)) for shard in _shards(rows)]
+    keys = [f"shards{name}" for bucket in spool.buckets for name in names[bucket]]
     prefix = f"manifest/{sha256_bytes(''.join(keys).encode())[:16]}"
     manifest = Manifest(output, prefix, counts)
     index = f"{prefix}/index.json"
     if output.exists(index):
         return manifest
-    for bucket in sorted(buckets):
-        for shard in _shards(_unique_rows(buckets[bucket])):
-            output.write_table(part_key(prefix, bucket, map(_content, shard)), table_of(shard, MANIFEST))
+    for bucket in spool.buckets:
+        for name, shard in zip(names[bucket], _shards(spool.read(bucket)), strict=True):
+            output.write_table(f"{prefix}{name}", shard)
     output.write(index, canonical_json({"rows": counts, "total": manifest.total}).encode())
     return manifest
 
 
-def _content(row: Row) -> tuple[str, ...]:
-    return tuple("" if row[name] is None else f"={row[name]}" for name in MANIFEST.names)
+def _contents(rows: pa.Table) -> Iterator[tuple[str, ...]]:
+    """All of each row as texts."""
+    columns = [["" if value is None else f"={value}" for value in rows[name].to_pylist()] for name in MANIFEST.names]
+    return zip(*columns, strict=True)

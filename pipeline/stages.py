@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.asked import asked_by_row, edits_to_json
+from pipeline.asked import edits_to_json
 from pipeline.attempts import Attempts
 from pipeline.decode import decode_image, encode_png
 from pipeline.identity import noise_seed, sha256_bytes
@@ -43,21 +43,24 @@ class ReadPending:
             yield WORK.empty_table()
 
     def _pending(self, bucket: str) -> Iterator[Row]:
-        done, attempts = self.ledger.done_ids(bucket, self.retry_failed)
-        for row, asked in asked_by_row(self.manifest.read(bucket), self.recipe.edits):
-            sample = row["sample_id"]
-            left = [
-                replace(edit, attempts=attempts.get((sample, edit.edit_id), 0))
-                for edit in asked
-                if (sample, edit.edit_id) not in done
-            ]
-            if left:
-                error: Row = {}
-                if row["problem"] is not None:
-                    kind, _, message = row["problem"].partition(": ")
-                    error = {"error_stage": "prepare", "error_type": kind, "error_message": message}
-                kept = {name: row[name] for name in ("sample_id", "uri", "version", "source_prompt", "fields")}
-                yield {**BLANK, **kept, "edits": edits_to_json(left), **error}
+        standing = self.ledger.standing(self.manifest, bucket, self.recipe.edits)
+        asked, left = standing.asked, np.flatnonzero(standing.left(self.retry_failed))
+        indices, starts = np.unique(asked.row[left], return_index=True)
+        edits = np.split(asked.edit[left], starts[1:])
+        attempts = np.split(standing.attempts[left], starts[1:])
+        columns = ["sample_id", "uri", "version", "source_prompt", "fields", "problem"]
+        rows = asked.rows.select(columns).take(pa.array(indices)).to_pylist()
+        texts: dict[tuple[int, ...], str] = {}  # most rows ask for the same
+        for row, its_edits, its_attempts in zip(rows, edits, attempts, strict=False):
+            name = (*its_edits.tolist(), *its_attempts.tolist())
+            if name not in texts:
+                pairs = zip(its_edits.tolist(), its_attempts.tolist(), strict=True)
+                texts[name] = edits_to_json([replace(asked.edits[edit], attempts=tried) for edit, tried in pairs])
+            problem, error = row.pop("problem"), Row()
+            if problem is not None:
+                kind, _, message = problem.partition(": ")
+                error = {"error_stage": "prepare", "error_type": kind, "error_message": message}
+            yield {**BLANK, **row, "edits": texts[name], **error}
 
 
 class VersionChanged(Exception):

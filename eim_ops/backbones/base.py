@@ -8,11 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from eim_ops.cost import JVP_COST, VJP_COST
 from eim_ops.joint import Conditioning, per_row
-
-JVP_COST, VJP_COST = 2, 3
-"""Evaluations of a derivative, in forwards of the same rows."""
-
 
 GuidanceKind = Literal["true", "embedded", "none"]
 """`true`: the model is made for classifier-free guidance. `embedded`: the scale is an input of a model distilled from

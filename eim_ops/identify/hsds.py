@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
+from eim_ops.cost import HELD_OUT_DRAWS
 from eim_ops.encode import noised
 from eim_ops.identify.spectrum import filtered, floored
 from eim_ops.joint import Conditioning, Rows, per_row
 from eim_ops.method import Method
 from eim_ops.noise import levels, noise
 
-_HELD_OUT = 2
-"""Draws that only the acceptance test sees."""
 _CONVERGED = 1e-6
 """Of the first gradient: a row that is below it stays as it is."""
 
@@ -72,7 +71,7 @@ def hsds_direction(
     draws (4 + 5 iterations) + 8. Draws are gone through one after another, so memory is that of one batch.
     """
     wide = torch.promote_types(clean.dtype, torch.float32)
-    eps = noise(seeds, method.draws + _HELD_OUT, clean.shape[1:]).to(clean)
+    eps = noise(seeds, method.draws + HELD_OUT_DRAWS, clean.shape[1:]).to(clean)
     sigmas = levels(method.draws, method.sigma_max).to(clean)
     curved = target if method.jacobian == "target" else source
     draws, offsets = [], []

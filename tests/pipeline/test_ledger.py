@@ -10,7 +10,7 @@ from pipeline.manifest import prepare_manifest
 from pipeline.recipe import Input
 from pipeline.schema import EDITS, FAILURES, table_of
 from pipeline.storage import Store, open_store
-from tests.pipeline.builders import edit_row, failure_row, make_recipe
+from tests.pipeline.builders import SMILE, edit_row, failure_row, make_recipe, start_job
 
 names = st.sampled_from("abc")
 raw_edits = st.lists(st.builds(edit_row, sample_id=names, edit_id=names, image_sha256=names), max_size=12)
@@ -51,15 +51,17 @@ def test_rows_of_another_fingerprint_are_not_seen(root: str) -> None:
 
 
 def test_failures_are_done_unless_they_are_to_be_retried(root: str) -> None:
-    store = open_store(root)
-    put(store, "edits", [edit_row(sample_id="ab", edit_id="good"), edit_row(sample_id="ab", edit_id="mended")], EDITS)
-    rows = [failure_row(sample_id="ab", edit_id=name, attempts=2) for name in ("bad", "mended")]
-    put(store, "failures", rows, FAILURES)
-    ledger = Ledger(store, "x")
-    good, bad, mended = ("ab", "good"), ("ab", "bad"), ("ab", "mended")
-    assert ledger.done_ids("ab") == ({good, bad, mended}, {bad: 2})
-    assert ledger.done_ids("ab", retry_failed=True)[0] == {good, mended}
-    assert ledger.done_ids("cd") == (set(), {})
+    job = start_job(root, 1, edits=[{**SMILE, "strengths": [1, 2, 3, 4]}])
+    sample = job.samples[0]["sample_id"]
+    good, bad, mended, fresh = (edit.edit_id for edit in job.edits(job.samples[0]))
+    facts = {"sample_id": sample, "fingerprint": job.fingerprint}
+    put(job.store, "edits", [edit_row(edit_id=name, **facts) for name in (good, mended)], EDITS)
+    put(job.store, "failures", [failure_row(edit_id=name, attempts=2, **facts) for name in (bad, mended)], FAILURES)
+    standing = Ledger(job.store, job.fingerprint).standing(job.manifest, sample[:2], job.recipe.edits)
+    names = [standing.asked.edits[edit].edit_id for edit in standing.asked.edit]
+    assert [name for name, left in zip(names, standing.left(), strict=True) if left] == [fresh]
+    assert [name for name, left in zip(names, standing.left(retry_failed=True), strict=True) if left] == [bad, fresh]
+    assert dict(zip(names, standing.attempts.tolist(), strict=True)) == {good: 0, bad: 2, mended: 0, fresh: 0}
 
 
 def test_the_account_holds_what_is_asked_against_what_is_there(root: str) -> None:

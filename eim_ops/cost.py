@@ -1,0 +1,39 @@
+"""What each part of an edit costs, in model evaluations by its settings alone: no torch, no weights."""
+
+from dataclasses import dataclass
+
+from eim_ops.method import Method
+
+JVP_COST, VJP_COST = 2, 3
+"""Of a product with the model's Jacobian, in evaluations of one sample."""
+HELD_OUT_DRAWS = 2
+"""Draws that only the acceptance test of HSDS sees."""
+_CANDIDATES = 3
+"""Of that test: HSDS, DDS and no shift."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Evaluations to encode an image, to identify a direction of an (image, target prompt), to decode an edit."""
+
+    encode: int
+    identify: int
+    decode: int
+
+
+def costs(method: Method) -> Costs:
+    """The costs of these settings; `Backbone.evaluations` counts the same."""
+    free = 0 if method.free_guidance == 1 else 1
+    # An inversion is sampled back once, which gives its residual.
+    solver = {"coupled": 1, "euler": 2, "fixed_point": 3, "midpoint": 3}[method.trajectory]
+    along = 0 if method.guidance == 1 else 1
+    return Costs(method.steps * solver * (1 + free), _identify(method), method.steps * (1 + along + free))
+
+
+def _identify(method: Method) -> int:
+    if method.image_half == "none":
+        return 0
+    if method.image_half == "dds":
+        return 2 * method.draws
+    draw = 2 + JVP_COST + method.iterations * (VJP_COST + JVP_COST)
+    return method.draws * draw + HELD_OUT_DRAWS * (1 + _CANDIDATES)

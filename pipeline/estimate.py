@@ -1,0 +1,116 @@
+"""What a run will cost, by arithmetic alone: model evaluations, time, GPU-hours, bytes and objects.
+
+Owns numbers only: it reads nothing and loads nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from eim_ops.cost import Costs
+from pipeline.placement import Plan
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the model has to do: images to encode, (image, target) pairs to identify, edits to decode; parts add up."""
+
+    images: int = 0
+    targets: int = 0
+    edits: int = 0
+
+    def __add__(self, other: "Workload") -> "Workload":
+        return Workload(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def evaluations(self, costs: Costs) -> int:
+        """What the rows' column `evaluations` will add up to."""
+        return self.images * costs.encode + self.targets * costs.identify + self.edits * costs.decode
+
+    def padded(self, batch: int) -> "Workload":
+        """The same in full batches. What the model runs on where every image has as many edits and every call
+        `batch` images; the least that it can run on otherwise."""
+        return Workload(*(-(-getattr(self, field.name) // batch) * batch for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A measured number: its middle and the tenth and ninetieth of a hundred; equal where there is one measurement."""
+
+    low: float
+    middle: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """The spread of some measurements; raises ValueError for none."""
+        if not len(values):
+            raise ValueError("no measurements, so no spread")
+        low, middle, high = np.quantile(np.asarray(values, float), [0.1, 0.5, 0.9])
+        return cls(float(low), float(middle), float(high))
+
+    def scaled(self, by: float) -> "Spread":
+        """Each of the three times `by`."""
+        return Spread(self.low * by, self.middle * by, self.high * by)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast an actor of each pool works and how large its images are; `source` tells who says so."""
+
+    source: str
+    evaluation: Spread
+    """Seconds of one evaluation, with its share of all else that editing does (text, autoencoder)."""
+    caption: Spread
+    """Seconds of captioning for one edit."""
+    image_bytes: Spread | None
+    """Of one edited image; None: not known."""
+
+
+@dataclass(frozen=True)
+class Time:
+    """What a run takes on a plan's pools. Seconds of the pool that takes longest: the others work meanwhile."""
+
+    caption_seconds: Spread
+    edit_seconds: Spread
+    gpu_hours: Spread
+    """Of all GPUs that the pools hold, busy or not."""
+
+    @property
+    def seconds(self) -> Spread:
+        """Of the whole run, without the time to start it and to load models."""
+        pairs = zip(vars(self.caption_seconds).values(), vars(self.edit_seconds).values(), strict=True)
+        return Spread(*(max(pair) for pair in pairs))
+
+
+def time_of(work: Workload, costs: Costs, rates: Rates, plan: Plan, batch: int) -> Time:
+    """The time of this work, padding included, its actors all busy to the end."""
+    edit = rates.evaluation.scaled(work.padded(batch).evaluations(costs) / plan.edit.size)
+    caption = rates.caption.scaled(work.edits / plan.caption.size)
+    gpus = plan.caption.size * plan.caption.num_gpus + plan.edit.size * plan.edit.num_gpus
+    whole = Time(caption, edit, Spread(0, 0, 0)).seconds
+    return Time(caption, edit, whole.scaled(gpus / 3600))
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What a run adds to its output, before `eim compact`; `parts` and `captions` at most."""
+
+    images: int
+    parts: int
+    captions: int
+    image_bytes: Spread | None
+    """Of all new images; None: not known."""
+    raw_bytes: int
+    """Of all new images as raw pixels, which PNG only rarely exceeds."""
+
+
+def storage_of(
+    work: Workload, failures: int, rates: Rates | None, pixels: int, block_rows: int, buckets: int, captioned: bool
+) -> Storage:
+    """What this work stores: `failures` rows that are known to fail, images of `pixels` pixels, `buckets` with work."""
+    blocks = -(-(work.images + failures) // block_rows)
+    # Rows come bucket after bucket, so each write task touches few of them: one more for each border between two.
+    parts = blocks + max(0, buckets - 1) if blocks else 0
+    known = rates.image_bytes.scaled(work.edits) if rates is not None and rates.image_bytes is not None else None
+    return Storage(work.edits, parts, work.images if captioned else 0, known, 3 * pixels * work.edits)
