@@ -2,10 +2,11 @@
 
 import typer
 
-from jobs import compact, edit, evaluate, faces, mini, report, spectrum, verify
+from jobs import compact, edit, evaluate, faces, mini, plan, report, spectrum, verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 app.command("edit")(edit.edit)
+app.command("plan")(plan.plan)
 app.command("verify")(verify.verify)
 app.command("compact")(compact.compact)
 app.command("report")(report.report)
