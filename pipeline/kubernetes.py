@@ -69,11 +69,16 @@ def _memory_gib(cpus: int, block_bytes: int) -> int:
 
 
 def kustomize_component(groups: tuple[Group, ...]) -> str:
-    """A component that gives the RayCluster `eim` these groups: list it last in an overlay's `components`."""
+    """A component that gives the RayCluster `eim` these groups.
+
+    It goes first into the `components` of an overlay that builds on a size (`job`, `scheduled`): a size's own patches
+    come after its components.
+    """
     operations = [operation for index, group in enumerate(groups) for operation in _operations(index, group)]
     lines = "\n".join(f"      - {json.dumps(operation)}" for operation in operations)
     return (
-        "# Workers by `eim plan --k8s`: memory is the least, without weights. maxReplicas of `cpu` may grow.\n"
+        "# Workers by `eim plan --k8s`; memory is the least, without weights that pass through it while they load.\n"
+        "# For a folder below components/, named first in the `components` of an overlay such as gpu-a10/job.\n"
         "apiVersion: kustomize.config.k8s.io/v1alpha1\n"
         "kind: Component\n"
         "patches:\n"

@@ -217,16 +217,13 @@ def test_the_component_that_eim_plan_prints_sizes_an_overlay(tmp_path: Path) -> 
     shutil.copytree(K8S, tmp_path / "k8s")
     (tmp_path / "k8s" / "components" / "sized").mkdir()
     (tmp_path / "k8s" / "components" / "sized" / "kustomization.yaml").write_text(kustomize_component(groups))
-    overlay = tmp_path / "k8s" / "overlays" / "gpu-a10" / "cluster" / "kustomization.yaml"
-    last = "  - ../../../components/spot\n"
-    assert overlay.read_text().count(last) == 1
-    overlay.write_text(overlay.read_text().replace(last, f"{last}  - ../../../components/sized\n"))
-    # An overlay's own patches come after its components: those that size the workers have to go.
-    overlay.write_text(overlay.read_text().partition("patches:\n")[0])
+    overlay = tmp_path / "k8s" / "overlays" / "gpu-a10" / "job" / "kustomization.yaml"
+    sized = "[../../../components/sized, ../../../components/job]"
+    overlay.write_text(overlay.read_text().replace("[../../../components/job]", sized))
     objects = render(overlay.parent)
     check_core(objects)
     assert ray_errors(objects, tmp_path) == ""
-    (found,) = (item["spec"]["workerGroupSpecs"] for item in objects if item["kind"] == "RayCluster")
+    (found,) = (item["spec"]["rayClusterSpec"]["workerGroupSpecs"] for item in objects if item["kind"] == "RayJob")
     for group, shipped in zip(groups, found, strict=True):
         assert (shipped["groupName"], shipped["minReplicas"], shipped["maxReplicas"]) == (
             group.name,
