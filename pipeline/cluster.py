@@ -9,6 +9,8 @@ import warnings
 import ray
 from ray.data import DataContext
 
+from pipeline.placement import Cluster
+
 RETRIES = 3
 """Of a task, and of a model's load; instead of Ray's endless ones."""
 
@@ -31,6 +33,12 @@ def connect(address: str | None) -> None:
         ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     if callable(before) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place, which ends the driver with a stack trace
+
+
+def cluster_resources() -> Cluster:
+    """What the cluster that this process has joined offers."""
+    resources = ray.cluster_resources()
+    return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
 
 def configure_data() -> DataContext:

@@ -69,18 +69,14 @@ class Rates:
 
 @dataclass(frozen=True)
 class Time:
-    """What a run takes on a plan's pools. Seconds of the pool that takes longest: the others work meanwhile."""
+    """What a run takes on a plan's pools, without starting it and loading its models."""
 
+    seconds: Spread
+    """Of the pool that takes longest: the other works meanwhile."""
     caption_seconds: Spread
     edit_seconds: Spread
     gpu_hours: Spread
     """Of all GPUs that the pools hold, busy or not."""
-
-    @property
-    def seconds(self) -> Spread:
-        """Of the whole run, without the time to start it and to load models."""
-        pairs = zip(vars(self.caption_seconds).values(), vars(self.edit_seconds).values(), strict=True)
-        return Spread(*(max(pair) for pair in pairs))
 
 
 def time_of(work: Workload, costs: Costs, rates: Rates, plan: Plan, batch: int) -> Time:
@@ -88,8 +84,8 @@ def time_of(work: Workload, costs: Costs, rates: Rates, plan: Plan, batch: int) 
     edit = rates.evaluation.scaled(work.padded(batch).evaluations(costs) / plan.edit.size)
     caption = rates.caption.scaled(work.edits / plan.caption.size)
     gpus = plan.caption.size * plan.caption.num_gpus + plan.edit.size * plan.edit.num_gpus
-    whole = Time(caption, edit, Spread(0, 0, 0)).seconds
-    return Time(caption, edit, whole.scaled(gpus / 3600))
+    whole = Spread(max(caption.low, edit.low), max(caption.middle, edit.middle), max(caption.high, edit.high))
+    return Time(whole, caption, edit, whole.scaled(gpus / 3600))
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from pipeline.ask import Ask
 from pipeline.attempts import Attempts
 from pipeline.caption_cache import CaptionCache
 from pipeline.captioner_spec import captioner_name
-from pipeline.cluster import RETRIES, configure_data, connect, retries
+from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, open_run
 from pipeline.loading import ModelError
 from pipeline.manifest import Manifest, prepare_manifest
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
-from pipeline.placement import Cluster, Plan, PoolPlan, plan_placement
+from pipeline.placement import Plan, PoolPlan, plan_placement
 from pipeline.progress import Counts, Progress, TooManyFailures, shown
 from pipeline.recipe import Recipe
 from pipeline.sink import EditSink, RunFacts
@@ -102,7 +102,7 @@ def run_edit(
         # A stream that ended by an error keeps its actors, and their CPUs, until its frames are collected; this one
         # would wait for them without a word.
         gc.collect()
-        plan = plan_placement(recipe, _cluster(), before.images, -(-before.asked // before.images))
+        plan = plan_placement(recipe, cluster_resources(), before.images, -(-before.asked // before.images))
         progress = Progress.start(name[:12], before.left, plan)
         try:
             with shown(progress, before.images, before.left):
@@ -173,11 +173,6 @@ def _pool(pool: PoolPlan, arguments: Mapping[str, Any], batch: int, again: int) 
         "max_restarts": -1,
         "max_task_retries": again,
     }
-
-
-def _cluster() -> Cluster:
-    resources = ray.cluster_resources()
-    return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -97,13 +97,16 @@ def all_manifests(output: Store) -> list[Manifest]:
     return found
 
 
-def prepare_manifest(source: Input, output: Store, columns: frozenset[str] = frozenset()) -> Manifest:
+def prepare_manifest(
+    source: Input, output: Store, columns: frozenset[str] = frozenset(), aside: str | None = None
+) -> Manifest:
     """List the input and write its shards below the output; raises RecipeError when there is nothing to list.
 
-    Of a user's manifest `columns` are kept as fields, for a template.
+    Of a user's manifest `columns` are kept as fields, for a template. Nothing below `aside` is an input, by default
+    the output.
     """
     if source.path is not None:
-        rows = _listed_rows(storage.normalise(source.path), output.root)
+        rows = _listed_rows(storage.normalise(source.path), aside or output.root)
         nothing = f"input.path: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {source.path}"
     else:
         assert source.manifest is not None
@@ -230,8 +233,12 @@ def _user_row(raw: Any, where: str, folder: str, columns: frozenset[str]) -> Row
     return _row(uri, entry.version, entry.size, problem, given)
 
 
+def _order_of(rows: pa.Table) -> pa.Table:
+    return pa.table({name: pc.fill_null(rows[name], "") for name in _ORDER}).combine_chunks()
+
+
 def _sorted(rows: pa.Table) -> pa.Table:
-    return rows.take(pc.sort_indices(rows, [(name, "ascending") for name in _ORDER], null_placement="at_start"))
+    return rows.take(pc.sort_indices(_order_of(rows), [(name, "ascending") for name in _ORDER]))
 
 
 class _Spool:
@@ -265,9 +272,9 @@ class _Spool:
             rows = _sorted(pa.ipc.open_stream(file).read_all())
         changes = np.ones(len(rows), bool)
         changes[:-1] = False
-        for name in _ORDER:
-            column = pc.fill_null(rows[name], "").combine_chunks()
-            changes[:-1] |= pc.not_equal(column.slice(1), column.slice(0, len(rows) - 1)).to_numpy(zero_copy_only=False)
+        for column in _order_of(rows).columns:
+            differs = pc.not_equal(column.slice(1), column.slice(0, len(rows) - 1))
+            changes[:-1] |= differs.combine_chunks().to_numpy(zero_copy_only=False)
         return rows.filter(pa.array(changes))
 
 

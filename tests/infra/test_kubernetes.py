@@ -1,6 +1,7 @@
 """Every overlay and component, rendered and held strictly against Kubernetes' schemas and KubeRay's CRDs."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -11,14 +12,16 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipeline.placement import Cluster, plan_placement
-from pipeline.recipe import parse_recipe
+from pipeline.kubernetes import GROUPS, Group, kustomize_component, worker_groups
+from pipeline.placement import Cluster, PlacementError, plan_placement
+from pipeline.recipe import Recipe, parse_recipe
 from tests.infra.tools import INFRA, ROOT, program, run
 
 K8S = INFRA / "k8s"
 SIZES = ("cpu-small", "gpu-a10", "gpu-h100")
 OVERLAYS = [f"{size}/{kind}" for size in SIZES for kind in ("cluster", "job", "scheduled", "scheduled-cronjob")]
 VERSION = "1.34"
+GPU = "nvidia.com/gpu"
 
 Object = dict[str, Any]
 
@@ -145,21 +148,97 @@ def test_all_kinds_run_on_the_same_cluster_by_the_same_entrypoint(size: str) -> 
     assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
 
 
+def worker(overlay: str, name: str) -> Object:
+    (group,) = (item for item in cluster_spec(overlay)["workerGroupSpecs"] if item["groupName"] == name)
+    return group
+
+
+def requested(group: Object) -> Object:
+    return group["template"]["spec"]["containers"][0]["resources"]["requests"]
+
+
+def least_cluster(size: str) -> Cluster:
+    """What `plan_placement` counts: the nodes that are there when a run starts, the least replicas of all groups."""
+    groups = [worker(f"{size}/cluster", name) for name in GROUPS]
+    totals = [sum(g["minReplicas"] * float(requested(g).get(name, 0)) for g in groups) for name in ("cpu", GPU)]
+    return Cluster(*totals)
+
+
+def recipe_of(size: str) -> Recipe:
+    return parse_recipe(yaml.safe_load((K8S / "overlays" / size / "cluster" / "recipe.yaml").read_text()))
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_recipe_fits_the_least_workers(size: str) -> None:
-    """`plan_placement` counts the nodes that are there when a run starts: the least replicas of all groups."""
-    folder = K8S / "overlays" / size / "cluster"
-    recipe = parse_recipe(yaml.safe_load((folder / "recipe.yaml").read_text()))
-    groups = {group["groupName"]: group for group in cluster_spec(f"{size}/cluster")["workerGroupSpecs"]}
-
-    def total(resource: str) -> float:
-        requests = {n: g["template"]["spec"]["containers"][0]["resources"]["requests"] for n, g in groups.items()}
-        return sum(group["minReplicas"] * float(requests[name].get(resource, 0)) for name, group in groups.items())
-
-    plan = plan_placement(recipe, Cluster(total("cpu"), total("nvidia.com/gpu")), 10_000, 8)
-    if total("nvidia.com/gpu"):
+    cluster = least_cluster(size)
+    plan = plan_placement(recipe_of(size), cluster, 10_000, 8)
+    if cluster.gpus:
         assert (plan.caption.num_gpus, plan.edit.num_gpus) == (1, 1)
-        assert plan.caption.size == groups["caption"]["minReplicas"]
-        assert plan.edit.size == groups["edit"]["minReplicas"]
+        assert plan.caption.size == worker(f"{size}/cluster", "caption")["minReplicas"]
+        assert plan.edit.size == worker(f"{size}/cluster", "edit")["minReplicas"]
     actors = plan.caption.size * plan.caption.num_cpus + plan.edit.size * plan.edit.num_cpus
-    assert actors + plan.task_cpus <= total("cpu")
+    assert actors + plan.task_cpus <= cluster.cpus
+
+
+PIXELS = {"cpu-small": 64, "gpu-a10": 1024, "gpu-h100": 1024}
+LARGER = {
+    ("cpu-small", "memory"): "4 GiB instead of 3: the mini models and their files pass through it",
+    ("gpu-a10", "memory"): "28 GiB instead of 14: such machines have it; a recipe of four edits an image needs it",
+    ("gpu-h100", "cpu"): "16 on the GPU workers: such machines have more than 15 for each GPU",
+    ("gpu-h100", "memory"): "60 and 160 GiB: such machines have it, and weights pass through it",
+}
+"""Where a shipped size has more than the arithmetic asks for, and why; nowhere may it have less."""
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_sizes_are_what_eim_plan_would_give(size: str) -> None:
+    recipe, cluster = recipe_of(size), least_cluster(size)
+    edits = sum(len(edit.strengths) for edit in recipe.edits)
+    plan = plan_placement(recipe, cluster, 10_000, edits)
+    for group in worker_groups(plan, cluster, PIXELS[size], edits):
+        shipped = worker(f"{size}/cluster", group.name)
+        assert (shipped["minReplicas"], shipped["maxReplicas"]) == (group.replicas, group.most)
+        if group.replicas:
+            found = requested(shipped)
+            assert found.get(GPU, 0) == group.gpus
+            compare(size, "cpu", int(found["cpu"]), group.cpus)
+            compare(size, "memory", int(found["memory"].removesuffix("Gi")), group.memory_gib)
+
+
+def compare(size: str, resource: str, shipped: int, wanted: int) -> None:
+    assert shipped >= wanted if (size, resource) in LARGER else shipped == wanted
+
+
+def test_the_component_that_eim_plan_prints_sizes_an_overlay(tmp_path: Path) -> None:
+    cluster = Cluster(60, 6)
+    plan = plan_placement(recipe_of("gpu-a10"), cluster, 10_000, 2)
+    groups = worker_groups(plan, cluster, 1024, 2)
+    assert [(group.replicas, group.cpus, group.gpus) for group in groups] == [(2, 7, 0), (1, 7, 1), (5, 7, 1)]
+    shutil.copytree(K8S, tmp_path / "k8s")
+    (tmp_path / "k8s" / "components" / "sized").mkdir()
+    (tmp_path / "k8s" / "components" / "sized" / "kustomization.yaml").write_text(kustomize_component(groups))
+    overlay = tmp_path / "k8s" / "overlays" / "gpu-a10" / "job" / "kustomization.yaml"
+    sized = "[../../../components/sized, ../../../components/job]"
+    overlay.write_text(overlay.read_text().replace("[../../../components/job]", sized))
+    objects = render(overlay.parent)
+    check_core(objects)
+    assert ray_errors(objects, tmp_path) == ""
+    (found,) = (item["spec"]["rayClusterSpec"]["workerGroupSpecs"] for item in objects if item["kind"] == "RayJob")
+    for group, shipped in zip(groups, found, strict=True):
+        assert (shipped["groupName"], shipped["minReplicas"], shipped["maxReplicas"]) == (
+            group.name,
+            group.replicas,
+            group.most,
+        )
+        assert requested(shipped)["memory"] == f"{group.memory_gib}Gi"
+        assert float(requested(shipped).get(GPU, 0)) == group.gpus
+
+
+def test_one_gpu_is_shared_by_both_pools_and_impossible_clusters_are_refused() -> None:
+    def groups(cpus: float, gpus: float) -> tuple[Group, ...]:
+        cluster = Cluster(cpus, gpus)
+        return worker_groups(plan_placement(recipe_of("gpu-a10"), cluster, 10_000, 2), cluster, 1024, 2)
+
+    assert [group.replicas for group in groups(16, 1)] == [1, 0, 1]
+    with pytest.raises(PlacementError, match="fewer than the 10 workers"):
+        groups(9, 8)

@@ -1,0 +1,93 @@
+"""What `eim plan` tells: the input listed, held against the output, and priced. Nothing is written or started."""
+
+import tempfile
+from dataclasses import dataclass
+
+from eim_ops.cost import Costs, costs
+from pipeline.captioner_spec import GIVEN_PROMPTS, TemplateSpec
+from pipeline.estimate import Rates, Storage, Time, storage_of, time_of
+from pipeline.identity import fingerprint
+from pipeline.ledger import Account, Ledger, buckets_of
+from pipeline.manifest import prepare_manifest
+from pipeline.operations import ModelFacts, Operations, pixel_settings
+from pipeline.placement import Cluster, Plan, plan_placement
+from pipeline.recipe import Recipe
+from pipeline.runs import OutputError, Run, find_runs
+from pipeline.storage import Store, open_store
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run of a recipe would do now. evaluations, with_padding: of the model, for what is left."""
+
+    account: Account
+    costs: Costs
+    evaluations: int
+    with_padding: int
+    """In full batches: exact where images ask for equally many edits, else the least."""
+    cluster: Cluster
+    plan: Plan
+    rates: Rates | None
+    """None: neither calibrated, nor told by rows of the output."""
+    time: Time | None
+    storage: Storage
+    facts: ModelFacts
+    other_settings: bool
+    """The output holds edits of other settings alone: `eim edit` will refuse, or wants --new-run."""
+
+
+def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate: int = 0) -> Forecast:
+    """Price what a run would do; weights are loaded for `calibrate` images alone, where that is not 0.
+
+    Raises RecipeError, PlacementError, StorageError and PermissionError as a run would, and ModelError for a model
+    that cannot be loaded.
+    """
+    facts = operations.facts(recipe)
+    name = fingerprint(pixel_settings(recipe, facts))
+    run, other_settings = _run_of(recipe.output, name)
+    output = open_store(recipe.output)
+    ledger = Ledger(run.store if run else output, name)
+    with tempfile.TemporaryDirectory(prefix="eim-plan-") as folder:
+        manifest = prepare_manifest(recipe.input, Store(folder), recipe.template_columns, output.root)
+        account = ledger.account(manifest, recipe.edits)
+        plan = plan_placement(recipe, cluster, account.images, -(-account.asked // account.images))
+        rates = None
+        # Both import the stages, and they Ray.
+        from pipeline.calibration import measured_rates, recorded_rates
+
+        if calibrate:
+            rates = measured_rates(recipe, operations, facts.image_size, manifest, plan, calibrate)
+        elif run is not None:
+            rates = recorded_rates(ledger.store, name, buckets_of(run))
+    prices = costs(recipe.method)
+    return Forecast(
+        account=account,
+        costs=prices,
+        evaluations=account.work.evaluations(prices),
+        with_padding=account.work.padded(recipe.batch).evaluations(prices),
+        cluster=cluster,
+        plan=plan,
+        rates=rates,
+        time=None if rates is None else time_of(account.work, prices, rates, plan, recipe.batch),
+        storage=storage_of(
+            account.work,
+            account.left - account.work.edits,
+            rates,
+            facts.image_size**2,
+            plan.block_rows,
+            min(len(manifest.rows), account.left),
+            not (recipe.captioner == GIVEN_PROMPTS or isinstance(recipe.captioner, TemplateSpec)),
+        ),
+        facts=facts,
+        other_settings=other_settings,
+    )
+
+
+def _run_of(output: str, name: str) -> tuple[Run | None, bool]:
+    """The run of these settings, and whether there are runs of other settings alone."""
+    try:
+        runs = find_runs(output)
+    except OutputError:
+        return None, False
+    found = [run for run in runs if name in run.fingerprints]
+    return (found[0], False) if found else (None, True)

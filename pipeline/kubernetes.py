@@ -1,0 +1,99 @@
+"""How many workers of which size a cluster of so many CPUs and GPUs is, as a patch for the overlays of `infra/k8s`.
+
+The groups are those of the base: `caption` and `edit` are the two pools with one GPU a worker, `cpu` is for the tasks,
+and without GPUs for everything (docs/cluster.md, "Sizing").
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.placement import Cluster, PlacementError, Plan
+
+GROUPS = ("cpu", "caption", "edit")
+"""In the order of the base's `workerGroupSpecs`."""
+_GPUS_FOR_A_CPU_WORKER = 4
+_LEAST_WORKERS, _MOST_CPUS = 2, 16
+"""Without GPUs: one worker's loss must not end the run, and larger machines are divided."""
+_STORE_SHARE = 0.3
+"""Of a worker's memory, that Ray's object store takes."""
+_MORE_BLOCKS = 4
+"""In flight at a worker, besides one for each CPU."""
+_PROCESS_BYTES = 2**30
+"""Of a worker process with torch, without weights."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group of equal workers. `memory_gib` is the least, without weights that pass through it while they load."""
+
+    name: str
+    replicas: int
+    most: int
+    cpus: int
+    memory_gib: int
+    gpus: int
+
+
+def worker_groups(plan: Plan, cluster: Cluster, image_size: int, edits_per_image: int) -> tuple[Group, ...]:
+    """The groups of a cluster on which `plan` was made. Raises PlacementError where its GPUs are not whole."""
+    gpus = int(cluster.gpus)
+    if gpus != cluster.gpus or not gpus:
+        if cluster.gpus:
+            raise PlacementError(f"--gpus: given {cluster.gpus:g}; workers have whole GPUs")
+        tasks = max(_LEAST_WORKERS, math.ceil(cluster.cpus / _MOST_CPUS))
+        captions = edits = 0
+    else:
+        tasks = math.ceil(gpus / _GPUS_FOR_A_CPU_WORKER)
+        # Shares of one GPU are one group: Ray puts either pool's actors there.
+        captions = int(plan.caption.size * plan.caption.num_gpus) if plan.caption.num_gpus >= 1 else 0
+        edits = gpus - captions
+    workers = tasks + captions + edits
+    cpus = int(cluster.cpus // workers)
+    if cpus < 1:
+        raise PlacementError(f"--cpus: {cluster.cpus:g} are fewer than the {workers} workers; give more")
+    memory = _memory_gib(cpus, plan.block_rows * max(1, edits_per_image) * 3 * image_size**2)
+    return (
+        Group("cpu", tasks, max(tasks, _GPUS_FOR_A_CPU_WORKER, gpus), cpus, memory, 0),
+        Group("caption", captions, captions, cpus, memory, 1),
+        Group("edit", edits, edits, cpus, memory, 1),
+    )
+
+
+def _memory_gib(cpus: int, block_bytes: int) -> int:
+    """The store must hold the blocks in flight, and what it leaves, a process for each CPU."""
+    store = (cpus + _MORE_BLOCKS) * block_bytes / _STORE_SHARE
+    processes = cpus * _PROCESS_BYTES / (1 - _STORE_SHARE)
+    return math.ceil(max(store, processes) / 2**30)
+
+
+def kustomize_component(groups: tuple[Group, ...]) -> str:
+    """A component that gives the RayCluster `eim` these groups.
+
+    It goes first into the `components` of an overlay that builds on a size (`job`, `scheduled`): a size's own patches
+    come after its components.
+    """
+    operations = [operation for index, group in enumerate(groups) for operation in _operations(index, group)]
+    lines = "\n".join(f"      - {json.dumps(operation)}" for operation in operations)
+    return (
+        "# Workers by `eim plan --k8s`; memory is the least, without weights that pass through it while they load.\n"
+        "# For a folder below components/, named first in the `components` of an overlay such as gpu-a10/job.\n"
+        "apiVersion: kustomize.config.k8s.io/v1alpha1\n"
+        "kind: Component\n"
+        "patches:\n"
+        "  - target: {kind: RayCluster, name: eim}\n"
+        "    patch: |-\n"
+        f"{lines}\n"
+    )
+
+
+def _operations(index: int, group: Group) -> list[dict[str, Any]]:
+    place = f"/spec/workerGroupSpecs/{index}"
+    counts = {"replicas": group.replicas, "minReplicas": group.replicas, "maxReplicas": group.most}
+    replacements: dict[str, Any] = {f"{place}/{name}": count for name, count in counts.items()}
+    if group.replicas:
+        resources = {"cpu": str(group.cpus), "memory": f"{group.memory_gib}Gi"}
+        resources |= {"nvidia.com/gpu": group.gpus} if group.gpus else {}
+        replacements[f"{place}/template/spec/containers/0/resources"] = {"requests": resources, "limits": resources}
+    return [{"op": "replace", "path": path, "value": value} for path, value in replacements.items()]

@@ -1,0 +1,53 @@
+import json
+from pathlib import Path
+
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from jobs.cli import app
+
+
+def recipe_in(folder: Path) -> str:
+    (folder / "in").mkdir()
+    for index in range(3):
+        Image.new("RGB", (64, 64), (index, 0, 0)).save(folder / "in" / f"{index}.png")
+    edits = [{"attribute": "smile", "target": "broad smile", "strengths": [0.5, 1]}]
+    keys = {"input": {"path": str(folder / "in")}, "output": str(folder / "out"), "model": "mini-dit", "edits": edits}
+    (folder / "r.yaml").write_text(yaml.safe_dump(keys))
+    return str(folder / "r.yaml")
+
+
+def test_a_plan_is_told_without_weights_and_nothing_is_written(tmp_path: Path, monkeypatch) -> None:
+    from eim_ops import load
+
+    monkeypatch.setattr(load, "load_backbone", None)  # no weights are loaded
+    recipe = recipe_in(tmp_path)
+    result = CliRunner().invoke(app, ["plan", recipe, "--cpus", "64", "--gpus", "8"])
+    assert result.exit_code == 0, result.output
+    for line in (
+        "6: 0 done, 0 failed, 6 left",
+        "3 x 20 encode",
+        "unknown: use --calibrate N",
+        "6 edit x (1 CPU, 1 GPU",
+    ):
+        assert line in result.output
+    assert not (tmp_path / "out").exists()
+
+    told = json.loads(CliRunner().invoke(app, ["plan", recipe, "--json", "--cpus", "2"]).stdout)
+    assert (told["account"]["left"], told["evaluations"], told["time"]) == (6, 3 * 20 + 3 * 8 + 6 * 30, None)
+
+
+def test_workers_are_printed_for_kubernetes(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["plan", recipe_in(tmp_path), "--k8s", "--cpus", "35", "--gpus", "4"])
+    patch = yaml.safe_load(yaml.safe_load(result.stdout)["patches"][0]["patch"])
+    replicas = [its["value"] for its in patch if its["path"].endswith("/replicas")]
+    assert replicas == [1, 1, 3]
+
+
+def test_gpus_without_cpus_and_a_wrong_recipe_are_refused(tmp_path: Path) -> None:
+    recipe = recipe_in(tmp_path)
+    result = CliRunner().invoke(app, ["plan", recipe, "--gpus", "2"])
+    assert (result.exit_code, "give --cpus too" in result.output) == (2, True)
+    result = CliRunner().invoke(app, ["plan", str(tmp_path / "none.yaml")])
+    assert (result.exit_code, "no such recipe" in result.output) == (2, True)
