@@ -13,6 +13,7 @@ from pipeline.asked import asked_by_row
 from pipeline.identity import canonical_json, fingerprint
 from pipeline.manifest import Manifest, all_manifests
 from pipeline.recipe import EditSpec
+from pipeline.retrying import settled
 from pipeline.runs import Run, new_run_prefix
 from pipeline.schema import EDITS, FAILURES
 from pipeline.storage import Store, in_threads
@@ -149,7 +150,7 @@ class Ledger:
 
     def settled_account(self, manifest: Manifest, edits: Sequence[EditSpec]) -> Account:
         """The account after a stream that wrote all: where something is left, a lagging listing may not show it yet."""
-        return storage.settled(lambda: self.account(manifest, edits), lambda account: not account.left)
+        return settled(lambda: self.account(manifest, edits), lambda account: not account.left)
 
     def _account(self, manifest: Manifest, bucket: str, edits: Sequence[EditSpec], retry_failed: bool) -> Account:
         asked_rows = asked_by_row(manifest.read(bucket), edits)

@@ -24,8 +24,9 @@ from pipeline import storage
 from pipeline.asked import parse_edits, parse_prompts
 from pipeline.identity import bucket_of, canonical_json, part_key, sample_id, sha256_bytes
 from pipeline.recipe import Input, RecipeError
+from pipeline.retrying import StorageError, UnansweredError, room_on, settled
 from pipeline.schema import MANIFEST, table_of
-from pipeline.storage import StorageError, Store, UnansweredError
+from pipeline.storage import Store
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 _SHARD_ROWS = 4096
@@ -52,7 +53,7 @@ class Manifest:
         """The rows of one bucket, sorted by sample id; raises StorageError when they are not as many as were put."""
         place, listed = f"{self.prefix}/bucket={bucket}", self.rows.get(bucket, 0)
         # A listing that lags shows too few shards, and what it leaves out would be asked for by nobody.
-        table = storage.settled(
+        table = settled(
             lambda: self.store.read_tables(place, MANIFEST, MANIFEST.names), lambda table: len(table) == listed
         )
         if len(table) != listed:
@@ -100,7 +101,7 @@ def prepare_manifest(source: Input, output: Store, columns: frozenset[str] = fro
         assert source.manifest is not None
         rows = _user_rows(storage.normalise(source.manifest), columns)
         nothing = f"input.manifest: {source.manifest} has no rows"
-    with tempfile.TemporaryDirectory(prefix="eim-manifest-") as spool:
+    with room_on(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="eim-manifest-") as spool:
         buckets = _spool(rows, Path(spool))
         if not buckets:
             raise RecipeError(nothing)
