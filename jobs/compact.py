@@ -25,8 +25,8 @@ def compact(
 ) -> None:
     """Merge each bucket's parts into one that holds the view, and remove images that lost; a kill loses nothing."""
     from pipeline.compact import compact_output
+    from pipeline.retrying import StorageError
     from pipeline.runs import OutputError
-    from pipeline.storage import StorageError
 
     age = None if orphans_older_than is None else timedelta(days=orphans_older_than)
     try:

@@ -52,7 +52,7 @@ def run(
     from pipeline.loading import ModelError
     from pipeline.operations import real_operations
     from pipeline.placement import PlacementError
-    from pipeline.storage import StorageError
+    from pipeline.retrying import StorageError
 
     with stopping() as stop:
         try:
@@ -96,6 +96,10 @@ def show_summary(summary: "Summary", console: Console) -> None:
     )
     for stage, batch in summary.smaller_batches.items():
         console.print(f"out of memory in {stage}: it went on with batches down to {batch}")
+    for what, counts in (("made again", summary.storage_retries), ("failed for good", summary.storage_errors)):
+        if counts:
+            told = ", ".join(f"{call} {count}" for call, count in counts.items())
+            console.print(f"calls of storage {what}: {told}")
     console.print(f"in {summary.output}", soft_wrap=True)
     if summary.problem:
         Console(stderr=True).print(f"[red]{summary.problem}[/red]")

@@ -25,8 +25,8 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object")] = False,
 ) -> None:
     """Check that every edit asked for is there once, with its image as it was written; reads only."""
+    from pipeline.retrying import StorageError
     from pipeline.runs import OutputError
-    from pipeline.storage import StorageError
 
     try:
         checks = _checks(output, recipe)

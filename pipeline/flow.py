@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
+from pipeline import metrics
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.ask import Ask
 from pipeline.attempts import Attempts
@@ -23,9 +24,10 @@ from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_
 from pipeline.placement import Plan, PoolPlan, plan_placement
 from pipeline.progress import Counts, Progress, TooManyFailures, shown
 from pipeline.recipe import Recipe
+from pipeline.retrying import StorageError
 from pipeline.sink import EditSink, RunFacts
 from pipeline.stages import LoadRows, ReadPending, ScoreAndEncode
-from pipeline.storage import StorageError, open_store
+from pipeline.storage import open_store
 
 _GROUP_ROWS = 1024
 
@@ -50,6 +52,10 @@ class Summary:
     """Summed over workers, so more than the wall time where they overlap."""
     smaller_batches: Mapping[str, int]
     """The smallest batch of each stage whose device ran out of memory."""
+    storage_retries: Mapping[str, int]
+    """Calls of storage that failed and were made again, by operation and error, such as `put SlowDown`."""
+    storage_errors: Mapping[str, int]
+    """Calls of storage that failed for good, by the same."""
     problem: str | None
     """Why the run counts as failed; None: all is accounted for."""
 
@@ -88,6 +94,7 @@ def run_edit(
     Other errors of the stream come through as they are. The same call goes on from what was written.
     """
     started = time.monotonic()
+    metrics.untold()  # of what this process did before
     facts = operations.facts(recipe)
     output = open_store(recipe.output)
     manifest = prepare_manifest(recipe.input, output, recipe.template_columns)
@@ -188,6 +195,7 @@ def _own_words(error: BaseException) -> str:
 
 def _summary(run: _Run, after: Account, counts: Counts, problem: str | None, seconds: float) -> Summary:
     limit = run.recipe.max_failure_fraction
+    borne = counts.borne + metrics.untold()  # the workers' and the driver's
     if problem is None and after.left:
         problem = f"{after.left} of {after.asked} edits are not accounted for; run the same command again"
     elif problem is None and after.failures > limit * after.asked:
@@ -206,5 +214,13 @@ def _summary(run: _Run, after: Account, counts: Counts, problem: str | None, sec
         seconds=round(seconds, 3),
         seconds_by_stage={stage: round(spent, 3) for stage, spent in counts.seconds.items()},
         smaller_batches=counts.batches,
+        storage_retries=_borne(metrics.RETRIES, borne),
+        storage_errors=_borne(metrics.ERRORS, borne),
         problem=problem,
     )
+
+
+def _borne(counter: str, borne: metrics.Borne) -> dict[str, int]:
+    return {
+        f"{operation} {error}": count for (name, operation, error), count in sorted(borne.items()) if name == counter
+    }

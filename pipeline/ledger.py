@@ -15,6 +15,7 @@ from pipeline.edit_spec import EditSpec
 from pipeline.estimate import Workload
 from pipeline.identity import canonical_json, fingerprint
 from pipeline.manifest import Manifest, all_manifests
+from pipeline.retrying import settled
 from pipeline.runs import Run, new_run_prefix
 from pipeline.schema import EDITS, FAILURES
 from pipeline.storage import Store, in_threads
@@ -170,8 +171,8 @@ class Ledger:
         edited = pc.is_in(keys, _joined(view.edits))
         place = pc.index_in(keys, _joined(view.failures))
         attempts = pc.fill_null(view.failures["attempts"].combine_chunks().take(place), 0)
-        columns = (edited, place.is_valid(), attempts)
-        return Standing(asked, *(column.to_numpy(zero_copy_only=False) for column in columns), view.repeats)
+        columns = [column.to_numpy(zero_copy_only=False) for column in (edited, place.is_valid(), attempts)]
+        return Standing(asked, columns[0], columns[1], columns[2], view.repeats)
 
     def account(self, manifest: Manifest, edits: Sequence[EditSpec], retry_failed: bool = False) -> Account:
         """Hold what the manifest asks for against the view, bucket by bucket; only counts are kept.
@@ -186,7 +187,7 @@ class Ledger:
 
     def settled_account(self, manifest: Manifest, edits: Sequence[EditSpec]) -> Account:
         """The account after a stream that wrote all: where something is left, a lagging listing may not show it yet."""
-        return storage.settled(lambda: self.account(manifest, edits), lambda account: not account.left)
+        return settled(lambda: self.account(manifest, edits), lambda account: not account.left)
 
 
 def buckets_of(run: Run) -> list[str]:

@@ -26,8 +26,9 @@ from pipeline import storage
 from pipeline.asked import parse_edits, parse_prompts
 from pipeline.identity import bucket_of, canonical_json, part_key, sample_id, sha256_bytes
 from pipeline.recipe import Input, RecipeError
+from pipeline.retrying import StorageError, UnansweredError, room_on, settled
 from pipeline.schema import MANIFEST, table_of
-from pipeline.storage import StorageError, Store, UnansweredError
+from pipeline.storage import Store
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 _SHARD_ROWS = 4096
@@ -61,7 +62,7 @@ class Manifest:
         """As `read`, in columns: where there are many."""
         place, listed = f"{self.prefix}/bucket={bucket}", self.rows.get(bucket, 0)
         # A listing that lags shows too few shards, and what it leaves out would be asked for by nobody.
-        table = storage.settled(
+        table = settled(
             lambda: self.store.read_tables(place, MANIFEST, MANIFEST.names), lambda table: len(table) == listed
         )
         if len(table) != listed:
@@ -112,7 +113,7 @@ def prepare_manifest(
         assert source.manifest is not None
         rows = _user_rows(storage.normalise(source.manifest), columns)
         nothing = f"input.manifest: {source.manifest} has no rows"
-    with tempfile.TemporaryDirectory(prefix="eim-manifest-") as folder:
+    with room_on(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="eim-manifest-") as folder:
         spool = _Spool(Path(folder))
         spool.fill(rows)
         if not spool.buckets:

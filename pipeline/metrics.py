@@ -1,6 +1,7 @@
-"""Counters of what storage had to bear, for Prometheus through Ray, and for this process alone without Ray."""
+"""Counters of what storage had to bear: for Prometheus through Ray, for the run's summary, and for this process."""
 
 import sys
+import threading
 from collections import Counter
 from functools import cache
 from typing import Any
@@ -8,8 +9,12 @@ from typing import Any
 RETRIES, ERRORS = "eim_storage_retries_total", "eim_storage_errors_total"
 _TELLS = {RETRIES: "Calls of storage that failed and were made again", ERRORS: "Calls of storage that failed for good"}
 
-counted: Counter[tuple[str, str, str]] = Counter()
-"""(counter, operation, error) -> how often in this process."""
+Borne = Counter[tuple[str, str, str]]
+"""(counter, operation, error) -> how often."""
+counted: Borne = Counter()
+"""In this process."""
+_untold: Borne = Counter()
+_lock = threading.Lock()
 
 
 @cache
@@ -21,7 +26,17 @@ def _exported(name: str) -> Any:
 
 def count(name: str, operation: str, error: str) -> None:
     """Add one to RETRIES or ERRORS; Ray exports it where this process is connected."""
-    counted[name, operation, error] += 1
+    with _lock:
+        for counter in (counted, _untold):
+            counter[name, operation, error] += 1
     ray = sys.modules.get("ray")  # storage is usable without it, and imports it for nobody
     if ray is not None and ray.is_initialized():
         _exported(name).inc(tags={"operation": operation, "error": error})
+
+
+def untold() -> Borne:
+    """What was counted in this process since the last call."""
+    with _lock:
+        told = _untold.copy()
+        _untold.clear()
+    return told

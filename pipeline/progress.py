@@ -4,6 +4,7 @@ import contextlib
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +15,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from pipeline import metrics
 from pipeline.placement import Plan
 from pipeline.run_metrics import RunMetrics
 
 STAGES = ("load", "caption", "edit", "score", "write")
 _TTY_SECONDS, _LOG_SECONDS = 0.5, 10.0
+_PARTS_KNOWN = 50_000
+"""Names of parts that the counter remembers, some 10 MB: Ray runs a write task again soon, if at all."""
+
+Reasons = Counter[tuple[str, str]]
+"""Failures by stage and error type."""
 
 
 class TooManyFailures(Exception):
@@ -35,6 +42,8 @@ class Counts:
     failures: int = 0
     batches: dict[str, int] = field(default_factory=dict)
     """The smallest batch of each stage whose memory ran out."""
+    borne: metrics.Borne = field(default_factory=Counter)
+    """Calls of storage that were made again, or failed for good."""
     refusal: str | None = None
     """Why no model could be loaded; Ray's own errors do not carry what an actor raised to the driver."""
 
@@ -44,19 +53,32 @@ class _Counter:
 
     def __init__(self, run: str, asked: int, plan: Plan) -> None:
         self._counts, self._metrics = Counts(), RunMetrics(run, asked, plan)
+        self._parts: dict[str, None] = {}
 
-    def add(self, stage: str, count: int, seconds: float) -> None:
+    def add(self, stage: str, count: int, seconds: float, borne: metrics.Borne) -> None:
+        self._counts.borne += borne
         self._counts.done[stage] += count
         self._counts.seconds[stage] += seconds
         self._metrics.add(stage, count, seconds)
 
-    def written(self, edits: int, failures: Mapping[tuple[str, str], int], seconds: float) -> int:
-        failed = sum(failures.values())
-        self.add("write", edits + failed, seconds)
-        self._counts.edits += edits
-        self._counts.failures += failed
-        self._metrics.written(edits, failures)
+    def written(
+        self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float, borne: metrics.Borne
+    ) -> int:
+        new_edits = sum(edits[part] for part in self._new(edits))
+        reasons = sum((failures[part] for part in self._new(failures)), Counter())
+        self.add("write", new_edits + reasons.total(), seconds, borne)
+        self._counts.edits += new_edits
+        self._counts.failures += reasons.total()
+        self._metrics.written(new_edits, reasons)
         return self._counts.failures
+
+    def _new(self, parts: Mapping[str, Any]) -> list[str]:
+        """The parts that were not told of before: a write task that is run again tells of the same ones."""
+        new = [part for part in parts if part not in self._parts]
+        self._parts.update(dict.fromkeys(new))
+        while len(self._parts) > _PARTS_KNOWN:
+            del self._parts[next(iter(self._parts))]
+        return new
 
     def halved(self, stage: str, batch: int) -> None:
         self._counts.batches[stage] = min(batch, self._counts.batches.get(stage, batch))
@@ -82,7 +104,7 @@ class Progress:
     def add(self, stage: str, count: int, seconds: float) -> None:
         """Report work done; does not wait."""
         if self.actor is not None:
-            self.actor.add.remote(stage, count, seconds)
+            self.actor.add.remote(stage, count, seconds, metrics.untold())
 
     def halved(self, stage: str, batch: int) -> None:
         """Report that memory ran out and the stage goes on with this batch; does not wait."""
@@ -94,15 +116,13 @@ class Progress:
         if self.actor is not None:
             ray.get(self.actor.refused.remote(why))
 
-    def written(self, edits: int, failures: Mapping[tuple[str, str], int], seconds: float) -> int:
-        """Report rows written; returns the failures of the run so far (0 when the counter is lost).
-
-        `failures` is counted by stage and error type.
-        """
+    def written(self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float) -> int:
+        """Report the rows of each part written, by its key; returns the failures of the run so far (0 when the counter
+        is lost). Parts that were reported before count once."""
         if self.actor is None:
             return 0
         try:
-            return ray.get(self.actor.written.remote(edits, failures, seconds))
+            return ray.get(self.actor.written.remote(edits, failures, seconds, metrics.untold()))
         except RayActorError:  # its node is lost; the final account does not need it
             return 0
 

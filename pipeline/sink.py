@@ -68,11 +68,14 @@ class EditSink(Datasink[None]):
             images += made
             failures += failed
         edits = in_threads(self._put_image, images)
-        self._put_parts("edits", edits, EDITS, ("sample_id", "edit_id", "image_sha256"))
+        edited = self._put_parts("edits", edits, EDITS, ("sample_id", "edit_id", "image_sha256"))
         identity = ("sample_id", "edit_id", "stage", "error_type", "message", "attempts")
-        self._put_parts("failures", failures, FAILURES, identity)
-        reasons = Counter((row["stage"], row["error_type"]) for row in failures)
-        failed_so_far = self._progress.written(len(edits), reasons, time.perf_counter() - started)
+        failed = self._put_parts("failures", failures, FAILURES, identity)
+        counts = {part: len(its_rows) for part, its_rows in edited.items()}
+        reasons = {
+            part: Counter((row["stage"], row["error_type"]) for row in its_rows) for part, its_rows in failed.items()
+        }
+        failed_so_far = self._progress.written(counts, reasons, time.perf_counter() - started)
         if failed_so_far > self._failure_limit:
             limit = f"more than the {self._failure_limit} that max_failure_fraction allows"
             raise TooManyFailures(f"{failed_so_far} edits failed, {limit}")
@@ -155,15 +158,18 @@ class EditSink(Datasink[None]):
             "created_at": datetime.now(UTC),
         }
 
-    def _put_parts(self, kind: str, rows: Sequence[Row], schema: pa.Schema, identity: Sequence[str]) -> None:
-        """One part for each bucket that the rows touch."""
+    def _put_parts(
+        self, kind: str, rows: Sequence[Row], schema: pa.Schema, identity: Sequence[str]
+    ) -> dict[str, list[Row]]:
+        """One part for each bucket that the rows touch; returns each part's key with its rows."""
         buckets: dict[str, list[Row]] = {}
         for row in rows:
             buckets.setdefault(bucket_of(row["sample_id"]), []).append(row)
 
-        def put(bucket: str) -> None:
+        def put(bucket: str) -> tuple[str, list[Row]]:
             its_rows = sorted(buckets[bucket], key=lambda row: (row["sample_id"], row["edit_id"]))
             key = part_key(kind, bucket, [[str(row[name]) for name in identity] for row in its_rows])
             self._store.write_table(key, table_of(its_rows, schema))
+            return key, its_rows
 
-        in_threads(put, sorted(buckets))
+        return dict(in_threads(put, sorted(buckets)))

@@ -20,8 +20,8 @@ from pipeline.ledger import Ledger
 from pipeline.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
+from pipeline.retrying import StorageError, UnansweredError
 from pipeline.scores import psnr, ssim
-from pipeline.storage import StorageError, UnansweredError
 from pipeline.work import BLANK, WORK, Row, error_on, source_image, table_of_work
 
 

@@ -14,84 +14,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, ParamSpec, TypeVar
+from typing import IO, Any, TypeVar
 
-import aiohttp
-import botocore.exceptions
-import botocore.parsers
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.asyn import sync
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_base,
-    retry_if_exception_type,
-    retry_if_result,
-    stop_after_attempt,
-    wait_exponential,
-    wait_random_exponential,
-)
+from tenacity import retry_if_exception_type
 
-from pipeline import metrics
+from pipeline.retrying import StorageError, code_of, relisting, retried
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _S3 = "s3://"
-# A call to S3 passes three layers that could retry: botocore, s3fs, and `_retried` around both. Only the last one sees
+# A call to S3 passes three layers that could retry: botocore, s3fs, and `retried` around both. Only the last one sees
 # a body that breaks off, and counts what it does; so the attempts are its own and the other two have one each. A call
-# makes at most _ATTEMPTS requests, and a store that hangs costs at most _ATTEMPTS * _CALL_SECONDS and the pauses.
-# Streams are read inside s3fs, where `_retried` does not reach: there botocore and s3fs have the attempts.
-_ATTEMPTS = 8
-_CREDENTIALS_ATTEMPTS = 4
+# makes at most ATTEMPTS requests, and a store that hangs costs at most ATTEMPTS * _CALL_SECONDS and the pauses.
+# Streams are read inside s3fs, where `retried` does not reach: there botocore and s3fs have the attempts.
 _STREAM_ATTEMPTS = {"botocore": 4, "s3fs": 3}
 _CONNECT_SECONDS, _READ_SECONDS, _CALL_SECONDS = 5, 15, 30
 _PAGE_KEYS = 1000
 _PARTIAL = ".partial"
-_LISTINGS, _LISTING_PAUSE = 6, 0.5
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-_TRANSIENT = (
-    OSError,
-    aiohttp.ClientError,
-    botocore.exceptions.ConnectionError,
-    botocore.exceptions.HTTPClientError,
-    botocore.exceptions.IncompleteReadError,
-    botocore.parsers.ResponseParserError,  # a busy store may answer with something else than XML
-)
-_REFUSED_CREDENTIALS = frozenset(
-    {
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidAccessKeyId",
-        "InvalidToken",
-        "RequestExpired",
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-        "TokenRefreshRequired",
-    }
-)
-# Swift tells a full quota as EntityTooLarge; nothing that is written here is near S3's limit of 5 GiB.
-_FULL = frozenset(
-    {
-        "507",
-        "EntityTooLarge",
-        "InsufficientStorage",
-        "QuotaExceeded",
-        "XMinioStorageFull",
-        "XMinioAdminBucketQuotaExceeded",
-    }
-)
-_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-class StorageError(Exception):
-    """A place that cannot be used, with the mend."""
-
-
-class UnansweredError(StorageError):
-    """One object, or one listing, that could not be had after all attempts."""
 
 
 @dataclass(frozen=True)
@@ -111,94 +54,6 @@ class Blob:
 
     data: bytes
     version: str
-
-
-def _relisting(again: retry_base, give_up: Callable[[RetryCallState], Any] | None = None) -> Retrying:
-    """Calls what rests on a listing up to _LISTINGS times, for 15 seconds in all."""
-    stop, pause = stop_after_attempt(_LISTINGS), wait_exponential(multiplier=_LISTING_PAUSE)
-    return Retrying(stop=stop, wait=pause, retry=again, retry_error_callback=give_up, reraise=True)
-
-
-def settled(read: Callable[[], _T], whole: Callable[[_T], bool]) -> _T:
-    """What `read` gives, read again for a while if it is not whole: a listing may lag behind what was written."""
-    latest: list[_T] = []
-
-    def look() -> bool:
-        latest[:] = [read()]
-        return whole(latest[0])
-
-    _relisting(retry_if_result(lambda found: not found), lambda _: None)(look)
-    return latest[0]
-
-
-def _code(error: BaseException) -> str:
-    """What S3 calls an error (`SlowDown`), else the name of its type."""
-    response = getattr(error.__cause__, "response", None)
-    return str(response["Error"].get("Code")) if isinstance(response, dict) else type(error).__name__
-
-
-def _is_full(error: BaseException) -> bool:
-    return _code(error) in _FULL or (isinstance(error, OSError) and error.errno in _FULL_DISK)
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, _TRANSIENT) and not isinstance(error, _FINAL)
-
-
-def _attempts(error: BaseException) -> int:
-    """How often a call that fails so is made."""
-    if _code(error) in _REFUSED_CREDENTIALS:
-        return _CREDENTIALS_ATTEMPTS  # botocore refreshes those that can be refreshed
-    return 1 if _is_full(error) or not _is_transient(error) else _ATTEMPTS
-
-
-def _told(operation: str, uri: str, error: BaseException) -> BaseException:
-    """The error to raise for one that came after the last attempt."""
-    code, place = _code(error), f"{operation} {uri}"
-    if isinstance(error, botocore.exceptions.NoCredentialsError):
-        return StorageError("no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    if code in _REFUSED_CREDENTIALS:
-        mend = "set the clock of this machine" if code == "RequestTimeTooSkewed" else "refresh the S3 credentials"
-        return StorageError(f"{place}: {code}: {error}; {mend} and run the same command again: it does what is left")
-    if _is_full(error):
-        return StorageError(
-            f"{place}: no space left, or a quota is reached ({code}: {error}); make room and run the same command "
-            "again: it does what is left"
-        )
-    if _is_transient(error):
-        return UnansweredError(f"{place}: failed {_attempts(error)} times, at last by {code}: {error}; run again")
-    return error
-
-
-def _retried(operation: str, uri: str, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Call, and again after errors that may pass, with growing random pauses.
-
-    Raises FileNotFoundError and its kin as they are, UnansweredError after the last attempt, and StorageError at once
-    where no attempt helps: the place is full, or refuses the credentials.
-    """
-
-    def error_of(state: RetryCallState) -> BaseException:
-        error = state.outcome.exception() if state.outcome else None
-        assert error is not None, "asked only after an attempt that failed"
-        return error
-
-    def last(state: RetryCallState) -> bool:
-        return state.attempt_number >= _attempts(error_of(state))
-
-    def note(state: RetryCallState) -> None:
-        metrics.count(metrics.RETRIES, operation, _code(error_of(state)))
-
-    # Random over the whole pause: many workers that were told to slow down must not come back together.
-    pause = wait_random_exponential(multiplier=0.5, max=20)
-    try:
-        return Retrying(stop=last, wait=pause, before_sleep=note, reraise=True)(call, *args, **kwargs)
-    except Exception as error:
-        told = _told(operation, uri, error)
-        if not isinstance(error, FileNotFoundError):
-            metrics.count(metrics.ERRORS, operation, _code(error))
-        if told is error:
-            raise
-        raise told from error
 
 
 @cache
@@ -280,14 +135,14 @@ def read(uri: str) -> Blob:
 
     Raises FileNotFoundError, PermissionError or StorageError.
     """
-    return _retried("get", uri, _read_s3 if is_s3(uri) else _read_disk, uri)
+    return retried("get", uri, _read_s3 if is_s3(uri) else _read_disk, uri)
 
 
 def _head(bucket: str, key: str) -> Any:
     try:
         return _call("head_object", Bucket=bucket, Key=key)
     except OSError as error:
-        if _code(error) not in ("400", "403"):
+        if code_of(error) not in ("400", "403"):
             raise
         # Answers to HEAD have no body that would name the error; those to GET have.
         _call("get_object", Bucket=bucket, Key=key, Range="bytes=0-0")
@@ -306,7 +161,7 @@ def _stat(uri: str) -> Entry:
 
 def stat(uri: str) -> Entry:
     """Version and size without the bytes. Raises FileNotFoundError, PermissionError or StorageError."""
-    return _retried("head", uri, _stat, uri)
+    return retried("head", uri, _stat, uri)
 
 
 def exists(uri: str) -> bool:
@@ -342,7 +197,7 @@ def _write_s3(uri: str, data: bytes) -> None:
 
 def write(uri: str, data: bytes) -> None:
     """Put an object whole or not at all; it replaces what is there."""
-    _retried("put", uri, _write_s3 if is_s3(uri) else _write_disk, uri, data)
+    retried("put", uri, _write_s3 if is_s3(uri) else _write_disk, uri, data)
 
 
 def _delete(uri: str) -> None:
@@ -359,7 +214,7 @@ def _delete(uri: str) -> None:
 
 def delete(uri: str) -> None:
     """Remove an object; one that is not there is no error."""
-    _retried("delete", uri, _delete, uri)
+    retried("delete", uri, _delete, uri)
 
 
 def open_stream(uri: str) -> IO[bytes]:
@@ -389,7 +244,7 @@ def _pages_s3(uri: str, beginning: str, **options: str) -> Iterator[dict[str, An
     prefix = f"{key.rstrip('/')}/" if key else ""
     page: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix}{beginning}", "MaxKeys": _PAGE_KEYS, **options}
     while True:
-        answer = _retried("list", uri, _call, "list_objects_v2", **page)
+        answer = retried("list", uri, _call, "list_objects_v2", **page)
         yield answer
         if not answer.get("IsTruncated"):
             return
@@ -475,7 +330,7 @@ class Store:
     def read_parts(self, prefix: str, schema: pa.Schema, columns: Sequence[str]) -> tuple[list[str], pa.Table]:
         """The keys of all Parquet parts below a prefix, and their rows; columns that a part lacks are null."""
         # A part that goes between listing and reading was merged into one that a new listing shows.
-        again = _relisting(retry_if_exception_type(FileNotFoundError))
+        again = relisting(retry_if_exception_type(FileNotFoundError))
         try:
             return again(self._read_parts, prefix, pa.schema([schema.field(name) for name in columns]))
         except FileNotFoundError as error:

@@ -130,7 +130,9 @@ def flaky(folder: Path, server: s3_server.S3Server | None = None) -> Outcome:
         faults: tuple[s3_proxy.Fault, ...] = ("internal", "slow_down", "reset", "truncate")
         shares = [Rule(fault, probability=0.0125) for fault in faults]
         proxy.set(Rule("stall", ("GET",), r"/in/", first=1), *shares)
-        stage.run()
+        summary = stage.run()
+        # Some answers are lost where no stage tells of it; the run says most of what it bore.
+        assert summary["storage_retries"] and not summary["storage_errors"], summary
         note = f"injected {_struck(proxy, 'stall', 'slow_down')} in {proxy.requests.total()} requests"
         proxy.set()
         assert view_of(stage.output) == _clean_view(folder), "the view is not that of a run without faults"

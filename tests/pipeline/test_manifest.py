@@ -1,6 +1,8 @@
 import csv
+import errno
 import io
 import json
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +12,7 @@ from pipeline import manifest as module
 from pipeline.asked import UNKNOWN, asked_by_row, asked_edits
 from pipeline.manifest import Manifest, prepare_manifest
 from pipeline.recipe import Input, RecipeError
+from pipeline.retrying import StorageError
 from pipeline.storage import open_store
 from tests.pipeline.builders import make_recipe
 
@@ -171,3 +174,15 @@ def test_many_rows_make_shards_that_never_part_an_image(tmp_path: Path, monkeypa
 def test_groups_hold_every_bucket_once(tmp_path: Path) -> None:
     manifest = Manifest(open_store(str(tmp_path)), "m", {f"{index:02x}": 3 for index in range(10)})
     assert manifest.groups(7) == [("00", "01", "02"), ("03", "04", "05"), ("06", "07", "08"), ("09",)]
+
+
+def test_a_full_disk_of_the_driver_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").touch()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "table_of", full)
+    with pytest.raises(StorageError, match=f"{tempfile.gettempdir()}: no space left.*make room"):
+        prepared(str(tmp_path), Input(path=str(tmp_path / "in")))

@@ -1,5 +1,8 @@
 import io
+from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -7,11 +10,12 @@ from PIL import Image
 from pipeline.attempts import Attempts
 from pipeline.identity import sha256_bytes
 from pipeline.ledger import Ledger
-from pipeline.progress import Progress, TooManyFailures
+from pipeline.placement import Cluster, plan_placement
+from pipeline.progress import Progress, Reasons, TooManyFailures, _Counter
 from pipeline.sink import EditSink, RunFacts
 from pipeline.storage import Store, open_store, read
 from pipeline.work import Row, table_of_work
-from tests.pipeline.builders import asked, result, work_row
+from tests.pipeline.builders import asked, make_recipe, result, work_row
 
 FACTS = RunFacts("f", "m", "mr", "c", "cr")
 
@@ -19,8 +23,19 @@ FACTS = RunFacts("f", "m", "mr", "c", "cr")
 class _Failing(Progress):
     """Says that this many edits failed so far."""
 
-    def written(self, edits: int, failures: Mapping[tuple[str, str], int], seconds: float) -> int:
+    def written(self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float) -> int:
         return 5
+
+
+class _Counting(Progress):
+    """The counting actor's body, in this process."""
+
+    @cached_property
+    def counter(self) -> _Counter:
+        return _Counter("f", 10, plan_placement(make_recipe(), Cluster(2), 10, 1))
+
+    def written(self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float) -> int:
+        return self.counter.written(edits, failures, seconds, Counter())
 
 
 def write(store: Store, rows: list[Row], progress: Progress = Progress(), limit: int = 100) -> None:  # noqa: B008
@@ -92,6 +107,18 @@ def test_too_many_failures_stop_the_job_after_they_are_recorded(root: str) -> No
     with pytest.raises(TooManyFailures, match="5 edits failed, more than the 4"):
         write(store, rows, _Failing(), limit=4)
     assert len(Ledger(store, "f").read().failures) == 1
+
+
+def test_a_write_task_that_is_run_again_counts_its_failures_once(tmp_path: Path) -> None:
+    rows = [
+        work_row(asked("a"), sample_id="aa1", results=[result("a")]),
+        work_row(asked("a"), sample_id="aa2", error_stage="load", error_type="E", error_message="m"),
+    ]
+    progress = _Counting()
+    for _ in range(3):
+        write(open_store(str(tmp_path)), rows, progress, limit=1)
+    counts = progress.counter.counts()
+    assert (counts.edits, counts.failures, counts.done["write"]) == (1, 1, 2)
 
 
 def test_an_empty_block_writes_nothing(root: str) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import storage
-from pipeline.storage import StorageError, Store, open_store
+from pipeline import retrying, storage
+from pipeline.retrying import StorageError
+from pipeline.storage import Store, open_store
 from tests.s3_server import S3Server
 
 
@@ -131,7 +132,7 @@ def test_a_failed_write_leaves_neither_object_nor_temporary_file(
 
 
 def test_transient_errors_are_tried_again_and_final_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "wait_random_exponential", lambda **_: lambda _state: 0.0)
+    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: lambda _state: 0.0)
     calls = []
 
     def fails(error: Exception, times: int) -> str:
@@ -140,10 +141,10 @@ def test_transient_errors_are_tried_again_and_final_ones_are_not(monkeypatch: py
             raise error
         return "done"
 
-    assert storage._retried("get", "u", fails, OSError("busy"), 3) == "done"
+    assert retrying.retried("get", "u", fails, OSError("busy"), 3) == "done"
     calls.clear()
     with pytest.raises(FileNotFoundError):
-        storage._retried("get", "u", fails, FileNotFoundError("gone"), 3)
+        retrying.retried("get", "u", fails, FileNotFoundError("gone"), 3)
     assert len(calls) == 1
 
 

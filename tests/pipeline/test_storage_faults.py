@@ -13,10 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import metrics, storage
+from pipeline import metrics, retrying, storage
 from pipeline.ledger import Ledger
 from pipeline.manifest import open_manifest
-from pipeline.storage import StorageError, Store, UnansweredError
+from pipeline.retrying import StorageError, UnansweredError
+from pipeline.storage import Store
 from tests.faults import s3_proxy
 from tests.faults.s3_proxy import Rule, S3Proxy
 from tests.pipeline.builders import start_job
@@ -36,10 +37,10 @@ def shared_proxy(s3: S3Server) -> Iterator[S3Proxy]:
 @pytest.fixture
 def proxy(shared_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
     """The proxy without faults; pauses are nothing, a hanging store is given up after half a second."""
-    monkeypatch.setattr(storage, "wait_random_exponential", lambda **_: lambda _state: 0.0)
+    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: lambda _state: 0.0)
     monkeypatch.setattr(storage, "_READ_SECONDS", 0.5)
     monkeypatch.setattr(storage, "_CALL_SECONDS", 0.6)
-    monkeypatch.setattr(storage, "_LISTING_PAUSE", 0.02)
+    monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.02)
     storage._s3.cache_clear()
     storage._s3().connect()  # takes a while itself
     metrics.counted.clear()
@@ -97,23 +98,23 @@ def test_a_body_that_always_breaks_off_is_never_taken_for_the_object(
     proxy.set(Rule(fault, ("GET",)))
     with pytest.raises(UnansweredError, match=f"get {store.uri('a')}: failed 8 times"):
         store.read("a")
-    assert proxy.requests["GET"] == storage._ATTEMPTS
+    assert proxy.requests["GET"] == retrying.ATTEMPTS
 
 
 def test_a_call_makes_no_more_requests_than_it_says(store: Store, proxy: S3Proxy) -> None:
     proxy.set(Rule("slow_down"))
     with pytest.raises(UnansweredError, match=r"put .* SlowDown: .*; run again"):
         store.write("a", DATA)
-    assert proxy.requests["PUT"] == storage._ATTEMPTS
-    assert metrics.counted[metrics.RETRIES, "put", "SlowDown"] == storage._ATTEMPTS - 1
+    assert proxy.requests["PUT"] == retrying.ATTEMPTS
+    assert metrics.counted[metrics.RETRIES, "put", "SlowDown"] == retrying.ATTEMPTS - 1
     assert metrics.counted[metrics.ERRORS, "put", "SlowDown"] == 1
 
 
 def test_pauses_grow_and_are_random() -> None:
     def pauses() -> list[float]:
-        wait = storage.wait_random_exponential(multiplier=0.5, max=20)
-        state = storage.RetryCallState(storage.Retrying(), None, (), {})
-        return [wait(state) for state.attempt_number in range(1, storage._ATTEMPTS)]
+        wait = retrying.wait_random_exponential(multiplier=0.5, max=20)
+        state = retrying.RetryCallState(retrying.Retrying(), None, (), {})
+        return [wait(state) for state.attempt_number in range(1, retrying.ATTEMPTS)]
 
     many = [pauses() for _ in range(50)]
     assert all(pause <= 0.5 * 2**number for one in many for number, pause in enumerate(one))
@@ -147,7 +148,7 @@ def test_expired_credentials_end_with_the_mend_after_a_few_attempts(
     ) as caught:
         calls[operation]()
     assert not isinstance(caught.value, UnansweredError)
-    assert proxy.requests[operation] <= storage._CREDENTIALS_ATTEMPTS
+    assert proxy.requests[operation] <= retrying.CREDENTIALS_ATTEMPTS
 
 
 def test_credentials_that_come_back_are_used(store: Store, proxy: S3Proxy) -> None:
@@ -181,7 +182,7 @@ def test_a_full_disk_is_told_at_once_and_leaves_nothing(
 
 def lag(proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Listings show nothing that was put, and after a moment everything."""
-    monkeypatch.setattr(storage, "_LISTING_PAUSE", 0.1)
+    monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.1)
     proxy.set(listing_lag=3600)
     threading.Timer(0.4, lambda: setattr(proxy, "listing_lag", 0.0)).start()
 
@@ -217,7 +218,7 @@ def test_the_account_waits_for_rows_that_are_not_listed_yet(
 def test_a_part_that_stays_listed_though_it_is_gone_is_an_error_with_the_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_LISTING_PAUSE", 0.0)
+    monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.0)
     store = Store(str(tmp_path))
     monkeypatch.setattr(Store, "keys", lambda self, prefix: [f"{prefix}/gone.parquet"])
     with pytest.raises(StorageError, match="names a part that is gone"):

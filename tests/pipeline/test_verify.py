@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import ledger, storage
+from pipeline import ledger, retrying
 from pipeline.identity import bucket_of, image_key, sha256_bytes
 from pipeline.ledger import Ledger
+from pipeline.retrying import StorageError
 from pipeline.runs import OutputError
 from pipeline.schema import EDITS, table_of
-from pipeline.storage import StorageError, Store, open_store
+from pipeline.storage import Store, open_store
 from pipeline.verify import PROBLEMS, Check, verify_output, verify_recipe
 from tests.fakes import fake_operations
 from tests.pipeline.builders import SMILE, Job, edit_row, start_job
@@ -126,7 +127,7 @@ def test_without_a_record_of_what_was_asked_only_a_recipe_helps(root: str) -> No
 
 
 def test_a_listing_that_is_not_whole_is_an_error_with_the_mend(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_LISTING_PAUSE", 0.0)
+    monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.0)
     job = start_job(root, 1)
     index, shard = (
         next(key for key in job.output.keys("manifest") if key.endswith(end)) for end in (".json", ".parquet")

@@ -1,0 +1,168 @@
+"""Which errors of a store pass, how often a call is made again, and what is told of those that stay."""
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import aiohttp
+import botocore.exceptions
+import botocore.parsers
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_base,
+    retry_if_result,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random_exponential,
+)
+
+from pipeline import metrics
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+ATTEMPTS = 8
+CREDENTIALS_ATTEMPTS = 4
+_LISTINGS, _LISTING_PAUSE = 6, 0.5
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_TRANSIENT = (
+    OSError,
+    aiohttp.ClientError,
+    botocore.exceptions.ConnectionError,
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.IncompleteReadError,
+    botocore.parsers.ResponseParserError,  # a busy store may answer with something else than XML
+)
+_REFUSED_CREDENTIALS = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    }
+)
+# Swift tells a full quota as EntityTooLarge; nothing that is written here is near S3's limit of 5 GiB.
+_FULL = frozenset(
+    {
+        "507",
+        "EntityTooLarge",
+        "InsufficientStorage",
+        "QuotaExceeded",
+        "XMinioStorageFull",
+        "XMinioAdminBucketQuotaExceeded",
+    }
+)
+_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class StorageError(Exception):
+    """A place that cannot be used, with the mend."""
+
+
+class UnansweredError(StorageError):
+    """One object, or one listing, that could not be had after all attempts."""
+
+
+def code_of(error: BaseException) -> str:
+    """What S3 calls an error (`SlowDown`), else the name of its type."""
+    response = getattr(error.__cause__, "response", None)
+    return str(response["Error"].get("Code")) if isinstance(response, dict) else type(error).__name__
+
+
+def _is_full(error: BaseException) -> bool:
+    return code_of(error) in _FULL or (isinstance(error, OSError) and error.errno in _FULL_DISK)
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, _TRANSIENT) and not isinstance(error, _FINAL)
+
+
+def _attempts(error: BaseException) -> int:
+    """How often a call that fails so is made."""
+    if code_of(error) in _REFUSED_CREDENTIALS:
+        return CREDENTIALS_ATTEMPTS  # botocore refreshes those that can be refreshed
+    return 1 if _is_full(error) or not _is_transient(error) else ATTEMPTS
+
+
+def _told(operation: str, uri: str, error: BaseException) -> BaseException:
+    """The error to raise for one that came after the last attempt."""
+    code, place = code_of(error), f"{operation} {uri}"
+    if isinstance(error, botocore.exceptions.NoCredentialsError):
+        return StorageError("no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if code in _REFUSED_CREDENTIALS:
+        mend = "set the clock of this machine" if code == "RequestTimeTooSkewed" else "refresh the S3 credentials"
+        return StorageError(f"{place}: {code}: {error}; {mend} and run the same command again: it does what is left")
+    if _is_full(error):
+        return StorageError(
+            f"{place}: no space left, or a quota is reached ({code}: {error}); make room and run the same command "
+            "again: it does what is left"
+        )
+    if _is_transient(error):
+        return UnansweredError(f"{place}: failed {_attempts(error)} times, at last by {code}: {error}; run again")
+    return error
+
+
+def retried(operation: str, uri: str, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call, and again after errors that may pass, with growing random pauses.
+
+    Raises FileNotFoundError and its kin as they are, UnansweredError after the last attempt, and StorageError at once
+    where no attempt helps: the place is full, or refuses the credentials.
+    """
+
+    def error_of(state: RetryCallState) -> BaseException:
+        error = state.outcome.exception() if state.outcome else None
+        assert error is not None, "asked only after an attempt that failed"
+        return error
+
+    def last(state: RetryCallState) -> bool:
+        return state.attempt_number >= _attempts(error_of(state))
+
+    def note(state: RetryCallState) -> None:
+        metrics.count(metrics.RETRIES, operation, code_of(error_of(state)))
+
+    # Random over the whole pause: many workers that were told to slow down must not come back together.
+    pause = wait_random_exponential(multiplier=0.5, max=20)
+    try:
+        return Retrying(stop=last, wait=pause, before_sleep=note, reraise=True)(call, *args, **kwargs)
+    except Exception as error:
+        told = _told(operation, uri, error)
+        if not isinstance(error, FileNotFoundError):
+            metrics.count(metrics.ERRORS, operation, code_of(error))
+        if told is error:
+            raise
+        raise told from error
+
+
+@contextlib.contextmanager
+def room_on(place: str) -> Iterator[None]:
+    """While the block runs, a full disk is a StorageError that names the place; for what is not put by `retried`."""
+    try:
+        yield
+    except OSError as error:
+        if _is_full(error):
+            raise _told("write to", place, error) from error
+        raise
+
+
+def relisting(again: retry_base, give_up: Callable[[RetryCallState], Any] | None = None) -> Retrying:
+    """Calls what rests on a listing up to _LISTINGS times, for 15 seconds in all."""
+    stop, pause = stop_after_attempt(_LISTINGS), wait_exponential(multiplier=_LISTING_PAUSE)
+    return Retrying(stop=stop, wait=pause, retry=again, retry_error_callback=give_up, reraise=True)
+
+
+def settled(read: Callable[[], _T], whole: Callable[[_T], bool]) -> _T:
+    """What `read` gives, read again for a while if it is not whole: a listing may lag behind what was written."""
+    latest: list[_T] = []
+
+    def look() -> bool:
+        latest[:] = [read()]
+        return whole(latest[0])
+
+    relisting(retry_if_result(lambda found: not found), lambda _: None)(look)
+    return latest[0]
