@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -19,15 +19,22 @@ from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, open_run
 from pipeline.loading import ModelError
 from pipeline.manifest import Manifest, prepare_manifest
+from pipeline.model_stage import ModelStage
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
 from pipeline.placement import Cluster, Plan, PoolPlan, plan_placement
 from pipeline.progress import Counts, Progress, TooManyFailures, shown
 from pipeline.recipe import Recipe
+from pipeline.share import SampleStage, sample_rows, store_averages, wanted_pairs
+from pipeline.shared import SharedDirections
 from pipeline.sink import EditSink, RunFacts
+from pipeline.split_stages import EncodeStage, IdentifyStage, ManipulateStage
 from pipeline.stages import LoadRows, ReadPending, ScoreAndEncode
 from pipeline.storage import StorageError, open_store
+from pipeline.work import table_of_work
 
 _GROUP_ROWS = 1024
+_IN_FLIGHT = 2
+"""Blocks that an actor has: one that it works on and one that waits, so that it never idles between them."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +148,56 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
     read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
     sink = EditSink(run.ledger.store, facts, progress, int(recipe.max_failure_fraction * before.asked), attempts)
-    (
+    stages = _model_stages(recipe.placement == "split")
+    shared = _share_directions(run, plan, progress)
+    models_stages = [
+        ("caption", CaptionStage, caption_arguments),
+        *((pool, stages[pool], {**stage_arguments, "shared": shared}) for pool in list(plan.pools)[1:]),
+    ]
+    rows = (
         ray.data.from_items(groups, override_num_blocks=len(groups))
         .map_batches(read, batch_size=1, batch_format="pyarrow", **{**task, "max_retries": RETRIES})
         .repartition(target_num_rows_per_block=plan.block_rows, strict=True)
         .map_batches(LoadRows(models.image_size, recipe.seed, progress, attempts), **whole_blocks)
-        .map_batches(CaptionStage, **_pool(plan.caption, caption_arguments, recipe.batch, again))
-        .map_batches(EditStage, **_pool(plan.edit, stage_arguments, recipe.batch, again))
-        .map_batches(ScoreAndEncode(progress, attempts), **whole_blocks)
-        .write_datasink(sink, ray_remote_args=task)
     )
+    for pool, stage, its_arguments in models_stages:
+        rows = rows.map_batches(stage, **_pool(plan.pools[pool], its_arguments, recipe.batch, again))
+    scored = rows.map_batches(ScoreAndEncode(progress, attempts), **whole_blocks)
+    scored.write_datasink(sink, ray_remote_args=task)
+
+
+def _model_stages(split: bool) -> dict[str, type[ModelStage]]:
+    """The class of each editing pool."""
+    if split:
+        return {"encode": EncodeStage, "identify": IdentifyStage, "edit": ManipulateStage}
+    return {"edit": EditStage}
+
+
+def _share_directions(run: _Run, plan: Plan, progress: Progress) -> SharedDirections | None:
+    """The run's shared directions, of which those that storage lacks are identified over a sample; None: own ones."""
+    recipe, attempts = run.recipe, run.attempts
+    if recipe.direction == "own":
+        return None
+    wanted = wanted_pairs(recipe.edits)
+    known = SharedDirections.read(run.ledger.store, list(wanted))
+    missing = {pair: request for pair, request in wanted.items() if pair not in known.ids}
+    if not missing:
+        return known
+    rows = sample_rows(run.manifest, recipe.direction_images, missing)
+    again = retries(max(len(rows), recipe.batch), recipe.max_attempts)
+    arguments = {"operations": run.operations, "recipe": recipe, "progress": progress, "attempts": attempts}
+    load = LoadRows(run.facts.image_size, recipe.seed, progress, attempts)
+    sample = (
+        ray.data.from_arrow(table_of_work(rows))
+        .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=plan.task_cpus, max_retries=again)
+        .map_batches(
+            CaptionStage, **_pool(plan.caption, {**arguments, "cache": _caption_cache(run)}, recipe.batch, again)
+        )
+        .map_batches(SampleStage, **_pool(replace(plan.edit, size=1), arguments, max(len(rows), 1), again))
+    )
+    store_averages(sample.take_all(), missing, known, recipe, run.facts.model_revision)
+    gc.collect()  # its actors hold CPUs until then
+    return SharedDirections.read(run.ledger.store, list(wanted))
 
 
 def _caption_cache(run: _Run) -> CaptionCache:
@@ -166,7 +213,7 @@ def _pool(pool: PoolPlan, arguments: Mapping[str, Any], batch: int, again: int) 
         "fn_constructor_kwargs": {**arguments, "pool": pool},
         "batch_size": batch,
         "batch_format": "pyarrow",
-        "compute": ActorPoolStrategy(size=pool.size),
+        "compute": ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=_IN_FLIGHT),
         "num_cpus": pool.num_cpus,
         "num_gpus": pool.num_gpus or None,
         # Bounded by what kills it: rows by their attempts, a model's load by RETRIES.
@@ -209,7 +256,7 @@ def _summary(run: _Run, after: Account, counts: Counts, problem: str | None, sec
         new_edits=counts.edits,
         new_failures=counts.failures,
         seconds=round(seconds, 3),
-        seconds_by_stage={stage: round(spent, 3) for stage, spent in counts.seconds.items()},
+        seconds_by_stage={stage: round(spent, 3) for stage, spent in counts.seconds.items() if spent},
         smaller_batches=counts.batches,
         problem=problem,
     )

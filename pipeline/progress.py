@@ -17,7 +17,7 @@ from rich.progress import Progress as Bars
 from pipeline.placement import Plan
 from pipeline.run_metrics import RunMetrics
 
-STAGES = ("load", "caption", "edit", "score", "write")
+STAGES = ("load", "caption", "encode", "identify", "edit", "score", "write")
 _TTY_SECONDS, _LOG_SECONDS = 0.5, 10.0
 
 
@@ -33,6 +33,10 @@ class Counts:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     edits: int = 0
     failures: int = 0
+    useful: dict[str, float] = field(default_factory=dict)
+    """Rows of model calls that were asked for, by stage."""
+    evaluations: dict[str, float] = field(default_factory=dict)
+    """Rows of all model calls, padding among them."""
     batches: dict[str, int] = field(default_factory=dict)
     """The smallest batch of each stage whose memory ran out."""
     refusal: str | None = None
@@ -57,6 +61,12 @@ class _Counter:
         self._counts.failures += failed
         self._metrics.written(edits, failures)
         return self._counts.failures
+
+    def evaluated(self, stage: str, useful: float, evaluations: float) -> None:
+        counts = self._counts
+        counts.useful[stage] = counts.useful.get(stage, 0.0) + useful
+        counts.evaluations[stage] = counts.evaluations.get(stage, 0.0) + evaluations
+        self._metrics.evaluated(stage, useful, evaluations)
 
     def halved(self, stage: str, batch: int) -> None:
         self._counts.batches[stage] = min(batch, self._counts.batches.get(stage, batch))
@@ -83,6 +93,11 @@ class Progress:
         """Report work done; does not wait."""
         if self.actor is not None:
             self.actor.add.remote(stage, count, seconds)
+
+    def evaluated(self, stage: str, useful: float, evaluations: float) -> None:
+        """Report rows of model calls, those that were asked for and all; does not wait."""
+        if self.actor is not None:
+            self.actor.evaluated.remote(stage, useful, evaluations)
 
     def halved(self, stage: str, batch: int) -> None:
         """Report that memory ran out and the stage goes on with this batch; does not wait."""
