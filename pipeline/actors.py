@@ -59,6 +59,7 @@ class CaptionStage:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         writer = CaptionWriter(usable(self._loaded, self._progress), self._recipe, self._cache, self._each)
+        self._progress.taken("caption", len(table))
         started = time.perf_counter()
         rows = self._attempts.guarded("caption", table.to_pylist(), partial(_captioned, writer))
         seconds = time.perf_counter() - started

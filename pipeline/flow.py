@@ -28,6 +28,7 @@ from pipeline.share import SampleStage, sample_rows, store_averages, wanted_pair
 from pipeline.shared import SharedDirections
 from pipeline.sink import EditSink, RunFacts
 from pipeline.split_stages import EncodeStage, IdentifyStage, ManipulateStage
+from pipeline.stage_use import StageUse, stage_uses
 from pipeline.stages import LoadRows, ReadPending, ScoreAndEncode
 from pipeline.storage import StorageError, open_store
 from pipeline.work import table_of_work
@@ -55,6 +56,8 @@ class Summary:
     seconds: float
     seconds_by_stage: Mapping[str, float]
     """Summed over workers, so more than the wall time where they overlap."""
+    stages: Mapping[str, StageUse]
+    """How well each stage was used."""
     smaller_batches: Mapping[str, int]
     """The smallest batch of each stage whose device ran out of memory."""
     problem: str | None
@@ -104,13 +107,14 @@ def run_edit(
     run = _Run(recipe, operations, facts, manifest, Ledger(store, name), retry_failed, attempts)
     before = run.ledger.account(manifest, recipe.edits, retry_failed)
     counts, problem = Counts(), None
+    uses: Mapping[str, StageUse] = {}
     if before.left:
         connect(address)
         # A stream that ended by an error keeps its actors, and their CPUs, until its frames are collected; this one
         # would wait for them without a word.
         gc.collect()
         plan = plan_placement(recipe, _cluster(), before.images, -(-before.asked // before.images))
-        progress = Progress.start(name[:12], before.left, plan)
+        progress, streamed = Progress.start(name[:12], before.left, plan), time.monotonic()
         try:
             with shown(progress, before.images, before.left):
                 _stream(run, plan, progress, before)
@@ -126,11 +130,12 @@ def run_edit(
                 raise
             problem = f"stopped: {_own_words(cause)}"
         counts = progress.counts()
+        uses = stage_uses(counts, plan, time.monotonic() - streamed)
     count = run.ledger.settled_account if problem is None else run.ledger.account
     after = count(manifest, recipe.edits) if before.left else before
     if not after.left:
         attempts.forget()
-    return _summary(run, after, counts, problem, time.monotonic() - started)
+    return _summary(run, after, counts, uses, problem, time.monotonic() - started)
 
 
 def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
@@ -238,7 +243,9 @@ def _own_words(error: BaseException) -> str:
     return str(error).partition("\nFailed to apply UDF transform")[0]
 
 
-def _summary(run: _Run, after: Account, counts: Counts, problem: str | None, seconds: float) -> Summary:
+def _summary(
+    run: _Run, after: Account, counts: Counts, uses: Mapping[str, StageUse], problem: str | None, seconds: float
+) -> Summary:
     limit = run.recipe.max_failure_fraction
     if problem is None and after.left:
         problem = f"{after.left} of {after.asked} edits are not accounted for; run the same command again"
@@ -257,6 +264,7 @@ def _summary(run: _Run, after: Account, counts: Counts, problem: str | None, sec
         new_failures=counts.failures,
         seconds=round(seconds, 3),
         seconds_by_stage={stage: round(spent, 3) for stage, spent in counts.seconds.items() if spent},
+        stages=uses,
         smaller_batches=counts.batches,
         problem=problem,
     )

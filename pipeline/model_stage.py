@@ -72,6 +72,7 @@ class ModelStage(ABC):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         self._edit = usable(self._loaded, self._progress)
+        self._progress.taken(self.name, len(table))
         before, started = self._edit.evaluations, time.perf_counter()
         self._useful = 0.0
         rows = self._attempts.guarded(self.name, table.to_pylist(), self._edited)

@@ -7,6 +7,7 @@ nothing and asks no cluster.
 
 from dataclasses import dataclass
 
+from eim_ops.cost import costs
 from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec
 from pipeline.recipe import Pool, Recipe
 
@@ -105,21 +106,19 @@ def _sizes(recipe: Recipe, gpus: float, edits_per_image: int) -> dict[str, int]:
     taken = caption if gpus >= 2 and not _needs_no_gpu(recipe) else 0
     editing = [name for name in recipe.pool_names if name != "caption"]
     free = int(gpus) - taken - sum(given[name] or 0 for name in editing)
-    work = stage_evaluations(recipe, edits_per_image)
+    work = _work(recipe, edits_per_image)
     open_pools = {name: work[name] for name in editing if given[name] is None}
     return {"caption": caption, **{name: given[name] or 0 for name in editing}, **_apportioned(free, open_pools)}
 
 
-def stage_evaluations(recipe: Recipe, edits_per_image: int) -> dict[str, float]:
-    """Model evaluations of one image in each stage of a split placement; a fused one has all in `edit`."""
-    method, branches = recipe.method, 1 if recipe.method.free_guidance == 1 else 2
-    solver = {"coupled": 1, "euler": 2}.get(method.trajectory, 3)
+def _work(recipe: Recipe, edits_per_image: int) -> dict[str, float]:
+    """Model evaluations of one image in each stage of a split placement."""
+    its = costs(recipe.method)
     targets = len({pair for edit in recipe.edits for pair in zip(edit.attributes, edit.targets, strict=True)})
-    direction = {"dds": 2 * method.draws, "hsds": method.draws * (4 + 5 * method.iterations) + 8, "none": 0}
     return {
-        "encode": method.steps * solver * branches,
-        "identify": max(1, targets) * direction[method.image_half],
-        "edit": edits_per_image * method.steps * (branches + (method.guidance != 1)),
+        "encode": its.encode,
+        "identify": max(1, targets) * its.identify,
+        "edit": edits_per_image * its.decode,
     }
 
 

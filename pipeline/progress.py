@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import ray
@@ -37,6 +38,10 @@ class Counts:
     """Rows of model calls that were asked for, by stage."""
     evaluations: dict[str, float] = field(default_factory=dict)
     """Rows of all model calls, padding among them."""
+    taken: dict[str, int] = field(default_factory=dict)
+    """Images that the actors of a pool have begun with."""
+    waiting: dict[str, int] = field(default_factory=dict)
+    """The most images that had left the stage before a pool and had not been taken by it."""
     batches: dict[str, int] = field(default_factory=dict)
     """The smallest batch of each stage whose memory ran out."""
     refusal: str | None = None
@@ -48,11 +53,26 @@ class _Counter:
 
     def __init__(self, run: str, asked: int, plan: Plan) -> None:
         self._counts, self._metrics = Counts(), RunMetrics(run, asked, plan)
+        self._next = dict(pairwise(("load", *plan.pools)))
+        self._before = {pool: stage for stage, pool in self._next.items()}
 
     def add(self, stage: str, count: int, seconds: float) -> None:
         self._counts.done[stage] += count
         self._counts.seconds[stage] += seconds
         self._metrics.add(stage, count, seconds)
+        if pool := self._next.get(stage):
+            self._queued(stage, pool)
+
+    def taken(self, stage: str, images: int) -> None:
+        self._counts.taken[stage] = self._counts.taken.get(stage, 0) + images
+        if before := self._before.get(stage):
+            self._queued(before, stage)
+
+    def _queued(self, before: str, pool: str) -> None:
+        # What is tried again after a death is taken twice.
+        now = max(0, self._counts.done[before] - self._counts.taken.get(pool, 0))
+        self._counts.waiting[pool] = max(now, self._counts.waiting.get(pool, 0))
+        self._metrics.waiting(pool, now)
 
     def written(self, edits: int, failures: Mapping[tuple[str, str], int], seconds: float) -> int:
         failed = sum(failures.values())
@@ -93,6 +113,11 @@ class Progress:
         """Report work done; does not wait."""
         if self.actor is not None:
             self.actor.add.remote(stage, count, seconds)
+
+    def taken(self, stage: str, images: int) -> None:
+        """Report that an actor of a pool begins with some images; does not wait."""
+        if self.actor is not None:
+            self.actor.taken.remote(stage, images)
 
     def evaluated(self, stage: str, useful: float, evaluations: float) -> None:
         """Report rows of model calls, those that were asked for and all; does not wait."""
