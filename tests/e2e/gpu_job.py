@@ -6,16 +6,16 @@ POOLS is the recipe's `pools` as JSON. Each unit notes in ROOT/notes which proce
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import ray
 import typer
 from PIL import Image
 
-from eim_ops.task import EditedImage, EditTask
+from eim_ops.task import EditedImage
 from pipeline.flow import run_edit
 from pipeline.operations import Editor, Operations
 from pipeline.recipe import Recipe, parse_recipe
@@ -41,34 +41,17 @@ class NotingCaptioner(FakeCaptioner):
 class NotingEditor(FakeEditor):
     folder: str = ""
 
-    def encode(
-        self, images: Sequence[np.ndarray], source_prompts: Sequence[str], seeds: Sequence[int], batch: int
-    ) -> list[bytes]:
+    def encode(self, *arguments: Any) -> list[bytes]:
         note(self.folder, "encode")
-        return super().encode(images, source_prompts, seeds, batch)
+        return super().encode(*arguments)
 
-    def identify(
-        self,
-        encoded: Sequence[bytes],
-        source_prompts: Sequence[str],
-        targets: Sequence[tuple[int, str]],
-        seeds: Sequence[int],
-        batch: int,
-    ) -> list[bytes]:
+    def identify(self, *arguments: Any) -> list[bytes]:
         note(self.folder, "identify")
-        return super().identify(encoded, source_prompts, targets, seeds, batch)
+        return super().identify(*arguments)
 
-    def manipulate(
-        self,
-        encoded: Sequence[bytes],
-        halves: Sequence[Mapping[str, bytes]],
-        source_prompts: Sequence[str],
-        tasks: Sequence[Sequence[EditTask]],
-        seeds: Sequence[int],
-        batch: int,
-    ) -> Iterator[EditedImage]:
+    def manipulate(self, *arguments: Any) -> Iterator[EditedImage]:
         note(self.folder, "edit")
-        return super().manipulate(encoded, halves, source_prompts, tasks, seeds, batch)
+        return super().manipulate(*arguments)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Encode, identify and edit one after another in this process, with fake operations: errors stay with their own."""
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -65,24 +65,15 @@ def test_split_makes_the_rows_of_fused_and_carries_nothing_further() -> None:
 class Faulty(FakeEditor):
     """Cannot encode a white image, nor identify a frown."""
 
-    def encode(
-        self, images: Sequence[np.ndarray], source_prompts: Sequence[str], seeds: Sequence[int], batch: int
-    ) -> list[bytes]:
+    def encode(self, images: Sequence[np.ndarray], *others: Any) -> list[bytes]:
         if any(image.min() == 255 for image in images):
             raise RuntimeError("cannot encode")
-        return super().encode(images, source_prompts, seeds, batch)
+        return super().encode(images, *others)
 
-    def identify(
-        self,
-        encoded: Sequence[bytes],
-        source_prompts: Sequence[str],
-        targets: Sequence[tuple[int, str]],
-        seeds: Sequence[int],
-        batch: int,
-    ) -> list[bytes]:
+    def identify(self, encoded: Sequence[bytes], prompts: Any, targets: Any, *others: Any) -> list[bytes]:
         if any("frown" in prompt for _, prompt in targets):
             raise RuntimeError("cannot identify")
-        return super().identify(encoded, source_prompts, targets, seeds, batch)
+        return super().identify(encoded, prompts, targets, *others)
 
 
 def test_an_error_of_a_stage_stays_with_its_image_or_its_target() -> None:
@@ -96,12 +87,10 @@ def test_an_error_of_a_stage_stays_with_its_image_or_its_target() -> None:
 class Small(FakeEditor):
     """Has memory for four rows when it encodes."""
 
-    def encode(
-        self, images: Sequence[np.ndarray], source_prompts: Sequence[str], seeds: Sequence[int], batch: int
-    ) -> list[bytes]:
-        if batch > 4:
+    def encode(self, images: Sequence[np.ndarray], *others: Any) -> list[bytes]:
+        if others[-1] > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().encode(images, source_prompts, seeds, batch)
+        return super().encode(images, *others)
 
 
 def test_out_of_memory_in_one_stage_halves_its_batch_and_the_rows_say_so() -> None:
@@ -123,11 +112,9 @@ def test_a_stage_marks_the_rows_that_it_works_on(tmp_path: object) -> None:
     seen: dict[str, list[str]] = {}
 
     class Watching(FakeEditor):
-        def encode(
-            self, images: Sequence[np.ndarray], source_prompts: Sequence[str], seeds: Sequence[int], batch: int
-        ) -> list[bytes]:
+        def encode(self, images: Sequence[np.ndarray], *others: Any) -> list[bytes]:
             seen["encode"] = store.keys("attempts")
-            return super().encode(images, source_prompts, seeds, batch)
+            return super().encode(images, *others)
 
     run([loaded(20), loaded(30)], make=lambda recipe, device: Watching(), attempts=Attempts(store, 3, "r"))
     (marker,) = seen["encode"]
