@@ -19,7 +19,6 @@ from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, open_run
 from pipeline.loading import ModelError
 from pipeline.manifest import Manifest, prepare_manifest
-from pipeline.model_stage import ModelStage
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
 from pipeline.placement import Cluster, Plan, PoolPlan, plan_placement
 from pipeline.progress import Counts, Progress, TooManyFailures, shown
@@ -36,6 +35,9 @@ from pipeline.work import table_of_work
 _GROUP_ROWS = 1024
 _IN_FLIGHT = 2
 """Blocks that an actor has: one that it works on and one that waits, so that it never idles between them."""
+
+_FUSED = {"caption": CaptionStage, "edit": EditStage}
+_SPLIT = {"caption": CaptionStage, "encode": EncodeStage, "identify": IdentifyStage, "edit": ManipulateStage}
 
 
 @dataclass(frozen=True)
@@ -153,29 +155,19 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
     read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
     sink = EditSink(run.ledger.store, facts, progress, int(recipe.max_failure_fraction * before.asked), attempts)
-    stages = _model_stages(recipe.placement == "split")
-    shared = _share_directions(run, plan, progress)
-    models_stages = [
-        ("caption", CaptionStage, caption_arguments),
-        *((pool, stages[pool], {**stage_arguments, "shared": shared}) for pool in list(plan.pools)[1:]),
-    ]
+    editing = {**stage_arguments, "shared": _share_directions(run, plan, progress)}
+    arguments = {"caption": caption_arguments, "encode": editing, "identify": editing, "edit": editing}
+    stages = _SPLIT if recipe.placement == "split" else _FUSED
     rows = (
         ray.data.from_items(groups, override_num_blocks=len(groups))
         .map_batches(read, batch_size=1, batch_format="pyarrow", **{**task, "max_retries": RETRIES})
         .repartition(target_num_rows_per_block=plan.block_rows, strict=True)
         .map_batches(LoadRows(models.image_size, recipe.seed, progress, attempts), **whole_blocks)
     )
-    for pool, stage, its_arguments in models_stages:
-        rows = rows.map_batches(stage, **_pool(plan.pools[pool], its_arguments, recipe.batch, again))
+    for stage, pool in plan.pools.items():
+        rows = rows.map_batches(stages[stage], **_pool(pool, arguments[stage], recipe.batch, again))
     scored = rows.map_batches(ScoreAndEncode(progress, attempts), **whole_blocks)
     scored.write_datasink(sink, ray_remote_args=task)
-
-
-def _model_stages(split: bool) -> dict[str, type[ModelStage]]:
-    """The class of each editing pool."""
-    if split:
-        return {"encode": EncodeStage, "identify": IdentifyStage, "edit": ManipulateStage}
-    return {"edit": EditStage}
 
 
 def _share_directions(run: _Run, plan: Plan, progress: Progress) -> SharedDirections | None:

@@ -113,6 +113,8 @@ class Recipe(_Model):
     def _direction(self) -> "Recipe":
         if self.direction == "shared" and self.method.image_half == "none":
             raise ValueError("direction: shared directions are image halves; set method.image_half to dds or hsds")
+        if self.direction == "shared" and not self.edits and self.sweep is None:
+            raise ValueError("direction: shared directions are those of the recipe's edits; give edits or a sweep")
         if self.direction == "own" and "direction_images" in self.model_fields_set:
             raise ValueError("direction_images: only shared directions have a sample; set direction: shared")
         return self

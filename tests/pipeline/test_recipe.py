@@ -49,6 +49,7 @@ def test_a_request_can_be_given() -> None:
         ({"edits": [{**SMILE, "strengths": [float("nan")]}]}, ["edits[0].strengths: strengths must be finite"]),
         ({"edits": [SMILE, SMILE]}, ["is asked for twice"]),
         ({"pools": {"encode": {"size": 1}}}, ["pools.encode: this recipe has no such pool but caption, edit"]),
+        ({"direction": "shared", "edits": []}, ["direction: shared directions are those of the recipe's edits"]),
         ({"direction_images": 4}, ["direction_images: only shared directions have a sample"]),
         ({"direction": "shared", "method": {"image_half": "none"}}, ["direction: shared directions are image halves"]),
     ],
