@@ -43,6 +43,11 @@ class ClockedEditor:
 
     edit: Any
 
+    @property
+    def evaluations(self) -> int:
+        """The editor's own count."""
+        return self.edit.evaluations
+
     def __call__(self, *arguments: Any) -> Iterator[Any]:
         clock.note("edit-begins")
         yield from self.edit(*arguments)

@@ -36,6 +36,7 @@ class StubEditor:
     """Sleeps `seconds` for each edit and returns the source, one grey level brighter."""
 
     seconds: float
+    evaluations: int = 0
 
     def __call__(
         self,

@@ -1,11 +1,17 @@
-"""Encode, identify and manipulate a whole set of images in full batches."""
+"""Encode, identify and manipulate a whole set of images in full batches: three units, and all of them in one call.
+
+The units are what a job's stages call where each has processes of its own; `edit_images` calls one after another. Both
+give the same bits, since every model call has `batch` rows, which do not depend on each other.
+"""
 
 import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -16,43 +22,11 @@ from eim_ops.encode import encode
 from eim_ops.identify.hsds import hsds_direction
 from eim_ops.identify.sds import dds_direction
 from eim_ops.identify.text import text_direction
-from eim_ops.joint import Direction, Inversion, JointLatent, Rows
+from eim_ops.joint import Conditioning, Direction, Inversion, JointLatent, Rows
 from eim_ops.manipulate import manipulate
 from eim_ops.method import Method
 from eim_ops.metrics.psnr import psnr
-
-
-@dataclass(frozen=True)
-class EditTask:
-    """One edit of one image: target prompts (several compose their attributes) and a strength of any sign."""
-
-    edit_id: str
-    target_prompts: tuple[str, ...]
-    strength: float
-
-
-@dataclass(frozen=True)
-class EditedImage:
-    """The result of one task.
-
-    row: index of the source image. pixels: uint8 (H, W, 3). direction_method: hsds, dds (also where HSDS did no
-    better) or none; direction_residual: what HSDS or its stand-in leaves unexplained on held-out noise, in units of no
-    shift; direction_iterations: of the solver; of composed edits the worst part's. recon_psnr: dB, the inversion
-    decoded unedited against the VAE round trip; None for a coupled trajectory, which has no such error. evaluations:
-    the model evaluations of this edit with its share of its image's encoding and of its direction. finite: False
-    where the latent or its decoded image held NaN or Inf (then the pixels mean nothing).
-    """
-
-    row: int
-    edit_id: str
-    pixels: np.ndarray
-    direction_id: str
-    direction_method: str
-    direction_residual: float | None
-    direction_iterations: int
-    recon_psnr: float | None
-    evaluations: float
-    finite: bool
+from eim_ops.task import EditedImage, EditTask, Target, wanted_targets
 
 
 def full_batches(count: int, size: int) -> Iterator[tuple[Tensor, int]]:
@@ -83,7 +57,7 @@ def round_trips(backbone: Backbone, images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Encoded(Rows):
+class EncodedImages(Rows):
     """joint: of all images. recon_psnr: (B,) dB, NaN where the trajectory decodes to the source by construction.
     cost: (B,) evaluations of each row."""
 
@@ -93,21 +67,22 @@ class _Encoded(Rows):
 
 
 @dataclass(frozen=True)
-class _Identified(Rows):
-    """direction: of each (image, target prompt). fell_back: (B,), HSDS did no better than DDS. residual: (B,), what the
-    shift leaves unexplained on held-out noise, NaN where that was not measured. iterations, cost: (B,)."""
+class ImageHalves(Rows):
+    """The image halves of directions. image: (B, C, h, w). fell_back: (B,), HSDS did no better than DDS. residual:
+    (B,), what the shift leaves unexplained on held-out noise, NaN where not measured. iterations, cost: (B,)."""
 
-    direction: Direction
+    image: Tensor
     fell_back: Tensor
     residual: Tensor
     iterations: Tensor
     cost: Tensor
 
 
-def _encode_all(
+def encode_images(
     backbone: Backbone, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int],
     method: Method, batch: int,
-) -> _Encoded:  # fmt: skip
+) -> EncodedImages:  # fmt: skip
+    """uint8 (H, W, 3) arrays and their source prompts to joint latents."""
     encoded = []
     for indices, real in full_batches(len(images), batch):
         before = backbone.evaluations
@@ -119,8 +94,8 @@ def _encode_all(
         if isinstance(joint.trajectory, Inversion):
             returned = backbone.decode(joint.clean - joint.trajectory.residual)
             decibels = psnr(returned, backbone.decode(joint.clean), 2.0).cpu()
-        encoded.append(_Encoded(joint, decibels, _cost(backbone, before, batch))[:real])
-    return _Encoded.cat(encoded)
+        encoded.append(EncodedImages(joint, decibels, _cost(backbone, before, batch))[:real])
+    return EncodedImages.cat(encoded)
 
 
 def _cost(backbone: Backbone, before: int, batch: int) -> Tensor:
@@ -128,36 +103,44 @@ def _cost(backbone: Backbone, before: int, batch: int) -> Tensor:
     return torch.full((batch,), (backbone.evaluations - before) / batch)
 
 
-def _identify_all(
-    backbone: Backbone, joint: JointLatent, pairs: Sequence[tuple[int, str]], seeds: Sequence[int],
-    method: Method, batch: int,
-) -> _Identified:  # fmt: skip
-    """A direction for each (image row, target prompt)."""
+def encode_prompts(backbone: Backbone, prompts: Sequence[str], batch: int) -> Conditioning:
+    """Prompts to conditioning, in full batches."""
+    batches = full_batches(len(prompts), batch)
+    return Conditioning.cat([backbone.encode_text([prompts[i] for i in indices])[:real] for indices, real in batches])
+
+
+def identify_targets(
+    backbone: Backbone, clean: Tensor, source: Conditioning, targets: Sequence[Target], prompts: Conditioning,
+    seeds: Sequence[int], method: Method, batch: int,
+) -> ImageHalves:  # fmt: skip
+    """The image half of each target. clean (z0), source and seeds are of the images; `prompts` are the targets'."""
     identified = []
-    for indices, real in full_batches(len(pairs), batch):
+    for indices, real in full_batches(len(targets), batch):
         before = backbone.evaluations
-        rows = torch.tensor([pairs[i][0] for i in indices])
-        source, its_seeds = joint[rows], [seeds[row] for row in rows.tolist()]
-        target = backbone.encode_text([pairs[i][1] for i in indices])
-        image = torch.zeros_like(source.clean)
+        rows = torch.tensor([targets[i].row for i in indices])
+        z0, its_source, its_target = clean[rows], source[rows], prompts[indices]
+        its_seeds = [seeds[row] for row in rows.tolist()]
+        image = torch.zeros_like(z0)
         fell_back, iterations = torch.zeros(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.int64)
         residual = torch.full((batch,), math.nan)
         if method.image_half == "dds":
-            draws, top = method.draws, method.sigma_max
-            image = dds_direction(backbone, source.clean, source.conditioning, target, its_seeds, draws, top)
+            image = dds_direction(backbone, z0, its_source, its_target, its_seeds, method.draws, method.sigma_max)
         elif method.image_half == "hsds":
-            solved = hsds_direction(backbone, source.clean, source.conditioning, target, its_seeds, method)
+            solved = hsds_direction(backbone, z0, its_source, its_target, its_seeds, method)
             image, fell_back, iterations = solved.image, ~solved.accepted.cpu(), solved.iterations.cpu()
             residual = torch.minimum(solved.residual, solved.dds_residual).cpu()
-        direction = Direction(image, text_direction(source.conditioning, target))
         cost = _cost(backbone, before, batch)
-        identified.append(_Identified(direction, fell_back, residual, iterations, cost)[:real])
-    return _Identified.cat(identified)
+        identified.append(ImageHalves(image, fell_back, residual, iterations, cost)[:real])
+    return ImageHalves.cat(identified)
 
 
-def _direction_id(backbone: Backbone, source: str, targets: Sequence[str], seed: int, method: Method) -> str:
-    content = [backbone.name, backbone.revision, source, list(targets), seed, asdict(method)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+def shared_halves(images: Sequence[Tensor], like: Tensor) -> ImageHalves:
+    """Image halves that were identified elsewhere, one (1, C, h, w) for each target: no evaluations here."""
+    count = len(images)
+    zeros, unknown = torch.zeros(count), torch.full((count,), math.nan)
+    return ImageHalves(
+        torch.cat(list(images)).to(like), zeros.bool(), unknown, torch.zeros(count, dtype=torch.int64), zeros
+    )
 
 
 def edit_images(
@@ -168,29 +151,43 @@ def edit_images(
     method: Method,
     seeds: Sequence[int],
     batch: int,
+    shared: Mapping[str, Tensor] | None = None,
 ) -> Iterator[EditedImage]:
     """Edit `images` (uint8 (H, W, 3), the backbone's size), each by its own tasks.
 
     Each image is encoded once, each (image, target prompt) identified once, and all strengths are decoded
-    in full batches of `batch`. Yields every task of every image once, images in order. Raises
-    PromptTooLongError for a prompt that would be cut.
+    in full batches of `batch`. Yields every task of every image once, images in order. shared: image halves
+    (1, C, h, w) by the ids that tasks name. Raises PromptTooLongError for a prompt that would be cut.
     """
-    wanted = [(row, task) for row, its_tasks in enumerate(tasks) for task in its_tasks]
-    if not wanted:
+    targets = wanted_targets(tasks)
+    if not targets:
         return
-    encoded = _encode_all(backbone, images, source_prompts, seeds, method, batch)
-    pairs = list(dict.fromkeys((row, prompt) for row, task in wanted for prompt in task.target_prompts))
-    index_of = {pair: index for index, pair in enumerate(pairs)}
-    identified = _identify_all(backbone, encoded.joint, pairs, seeds, method, batch)
-    uses = Counter((row, prompt) for row, task in wanted for prompt in task.target_prompts)
-    shares = identified.cost / torch.tensor([uses[pair] for pair in pairs])
+    encoded = encode_images(backbone, images, source_prompts, seeds, method, batch)
+    joint, prompts = encoded.joint, encode_prompts(backbone, [target.prompt for target in targets], batch)
+    if shared is None:
+        halves = identify_targets(backbone, joint.clean, joint.conditioning, targets, prompts, seeds, method, batch)
+    else:
+        halves = shared_halves([shared[target.shared or ""] for target in targets], joint.clean)
+    yield from manipulate_images(backbone, encoded, halves, prompts, source_prompts, tasks, method, seeds, batch)
 
+
+def manipulate_images(
+    backbone: Backbone, encoded: EncodedImages, halves: ImageHalves, prompts: Conditioning,
+    source_prompts: Sequence[str], tasks: Sequence[Sequence[EditTask]], method: Method, seeds: Sequence[int],
+    batch: int,
+) -> Iterator[EditedImage]:  # fmt: skip
+    """Move and decode. halves, prompts: rows of `wanted_targets(tasks)`, the latter their encoded prompts."""
+    index_of = {target: index for index, target in enumerate(wanted_targets(tasks))}
+    wanted = [(row, task) for row, its_tasks in enumerate(tasks) for task in its_tasks]
+    uses = Counter(target for row, task in wanted for target in task.targets(row))
     for indices, real in full_batches(len(wanted), batch):
         before = backbone.evaluations
         chosen = [wanted[i] for i in indices]
-        parts = [torch.tensor([index_of[row, prompt] for prompt in task.target_prompts]) for row, task in chosen]
-        direction = Direction.cat([_composed(identified.direction, its_parts) for its_parts in parts])
+        parts = [torch.tensor([index_of[target] for target in task.targets(row)]) for row, task in chosen]
         joint = encoded.joint[torch.tensor([row for row, _ in chosen])]
+        sources = [joint.conditioning[place : place + 1] for place in range(batch)]
+        composed = [_composed(halves.image, *its, prompts) for its in zip(parts, sources, strict=True)]
+        direction = Direction.cat(composed)
         ones = torch.ones(batch, device=joint.clean.device)
         direction = direction.scaled(ones * method.image_scale, ones * method.text_scale)
         strength = torch.tensor([task.strength for _, task in chosen], device=joint.clean.device)
@@ -201,30 +198,40 @@ def edit_images(
         finite = edited.isfinite().flatten(1).all(1).cpu() & decoded.isfinite().flatten(1).all(1).cpu()
         decode_cost = (backbone.evaluations - before) / batch
         for position, (row, task) in enumerate(chosen[:real]):
-            its_parts = parts[position]
-            fell_back = bool(identified.fell_back[its_parts].any())
+            its = halves[parts[position]]
             encode_cost = float(encoded.cost[row]) / len(tasks[row])
+            shares = its.cost / torch.tensor([uses[target] for target in task.targets(row)])
             yield EditedImage(
                 row=row,
                 edit_id=task.edit_id,
                 pixels=pixels[position],
-                direction_id=_direction_id(backbone, source_prompts[row], task.target_prompts, seeds[row], method),
-                direction_method="dds" if fell_back else method.image_half,
-                direction_residual=_known(identified.residual[its_parts].max()),
-                direction_iterations=int(identified.iterations[its_parts].max()),
+                direction_id=_direction_id(backbone, source_prompts[row], task, seeds[row], method),
+                direction_method=_direction_method(task, its, method),
+                direction_residual=_known(its.residual.max()),
+                direction_iterations=int(its.iterations.max()),
                 recon_psnr=_known(encoded.recon_psnr[row]),
-                evaluations=decode_cost + encode_cost + float(shares[its_parts].sum()),
+                evaluations=decode_cost + encode_cost + float(shares.sum()),
                 finite=bool(finite[position]),
             )
+
+
+def _direction_id(backbone: Backbone, source: str, task: EditTask, seed: int, method: Method) -> str:
+    if task.shared:
+        return "+".join(task.shared)
+    content = [backbone.name, backbone.revision, source, list(task.target_prompts), seed, asdict(method)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _direction_method(task: EditTask, halves: ImageHalves, method: Method) -> str:
+    if task.shared:
+        return "shared"
+    return "dds" if halves.fell_back.any() else method.image_half
 
 
 def _known(value: Tensor) -> float | None:
     return None if value.isnan() else float(value)
 
 
-def _composed(directions: Direction, rows: Tensor) -> Direction:
-    """The sum of some rows, as one row."""
-    total = directions[rows[:1]]
-    for row in rows[1:]:
-        total = total + directions[row[None]]
-    return total
+def _composed(images: Tensor, rows: Tensor, source: Conditioning, prompts: Conditioning) -> Direction:
+    """The sum of one image's directions at `rows`, as one row."""
+    return reduce(add, (Direction(images[row[None]], text_direction(source, prompts[row[None]])) for row in rows))

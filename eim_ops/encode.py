@@ -85,6 +85,20 @@ def check_free_guidance(method: Method, kind: GuidanceKind) -> None:
         )
 
 
+def grid_of(backbone: Backbone, clean: Tensor, method: Method) -> Tensor:
+    """The sigmas of an edit of these latents, (steps + 1,), from sigma_max down to 0."""
+    return backbone.grid(method.steps, clean.shape[-2:]) * method.sigma_max
+
+
+def free_guidance(backbone: Backbone, method: Method, rows: int) -> FreeGuidance | None:
+    """The method's classifier-free guidance for a batch; None where it has none. Raises ValueError as
+    `check_free_guidance`."""
+    if method.free_guidance == 1:
+        return None
+    check_free_guidance(method, backbone.guidance_kind)
+    return FreeGuidance(backbone.encode_text([""] * rows), method.free_guidance)
+
+
 def encode(
     backbone: Backbone, images: Tensor, prompts: Sequence[str], seeds: Sequence[int], method: Method
 ) -> JointLatent:
@@ -95,11 +109,8 @@ def encode(
     """
     clean = backbone.encode_image(images)
     conditioning = backbone.encode_text(prompts)
-    sigmas = backbone.grid(method.steps, clean.shape[-2:]) * method.sigma_max
-    free = None
-    if method.free_guidance != 1:
-        check_free_guidance(method, backbone.guidance_kind)
-        free = FreeGuidance(backbone.encode_text([""] * len(prompts)), method.free_guidance)
+    sigmas = grid_of(backbone, clean, method)
+    free = free_guidance(backbone, method, len(prompts))
     trajectory: Inversion | Coupling
     if method.trajectory == "coupled":
         trajectory = coupling(backbone, clean, conditioning, sigmas, seeds, free)

@@ -88,6 +88,7 @@ def show_summary(summary: "Summary", console: Console) -> None:
         rate = summary.new_edits / summary.seconds if summary.seconds else 0.0
         console.print(f"made {summary.new_edits} edits in {summary.seconds:.1f} s ({rate:.2f}/s)")
         console.print(f"seconds by stage, summed over workers: {stages}")
+        console.print(f"busy: {_shares(summary, 'busy')} | full: {_shares(summary, 'fill')}")
     else:
         console.print("nothing to do: every edit asked for is there")
     console.print(
@@ -103,6 +104,12 @@ def show_summary(summary: "Summary", console: Console) -> None:
     console.print(f"in {summary.output}", soft_wrap=True)
     if summary.problem:
         Console(stderr=True).print(f"[red]{summary.problem}[/red]")
+
+
+def _shares(summary: "Summary", name: str) -> str:
+    """One figure of the stages that have it, as percent."""
+    its = {stage: getattr(use, name) for stage, use in summary.stages.items()}
+    return ", ".join(f"{stage} {share:.0%}" for stage, share in its.items() if share is not None) or "not counted"
 
 
 if __name__ == "__main__":

@@ -84,6 +84,26 @@ def levers(out: Out, model: Model = "mini-dit", address: Address = None) -> None
 
 
 @app.command()
+def sharing(
+    cases: Annotated[int, typer.Option(min=1, help="how many tuning cases of the correlated world")] = 48,
+    images: Annotated[list[int], typer.Option(min=1, help="how many faces to average over")] = [4, 16],  # noqa: B006
+    image_half: Annotated[str, typer.Option(help="dds or hsds")] = "dds",
+    model: Model = "mini-dit",
+) -> None:
+    """Compare each image's own direction with one that images share, on tuning cases; print figures as JSON."""
+    from eim_ops.bench.cases import draw_cases
+    from eim_ops.bench.sharing import compare_sharing
+    from eim_ops.faces.judge import load_judge
+    from eim_ops.load import load_backbone
+    from eim_ops.method import Method
+
+    drawn = draw_cases(cases, "correlated", "tuning")
+    method = Method(image_half=image_half)  # type: ignore[arg-type]  # checked there
+    figures = compare_sharing(load_backbone(model), load_judge(), drawn, sorted(images), method, 16)
+    typer.echo(json.dumps(figures, indent=1))
+
+
+@app.command()
 def dataset(out: Out, cases: Cases = 300, address: Address = None) -> None:
     """Export the benchmark's cases: images, requests, prompts and true edits of both worlds, with a card."""
     from pipeline.bench import reports

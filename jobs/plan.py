@@ -55,7 +55,7 @@ def run(
     from pipeline.forecast import forecast
     from pipeline.loading import ModelError
     from pipeline.operations import real_operations
-    from pipeline.storage import StorageError
+    from pipeline.retrying import StorageError
 
     try:
         told = forecast(recipe, operations or real_operations(), cluster, calibrate)

@@ -1,11 +1,11 @@
 """The stages that hold a model, one actor pool each: captioning, and the fused encode, identify, manipulate.
 
-As in `stages.py`, an error that Python can catch stays on its row. Where memory runs out, an actor halves its batch and
-keeps the smaller one: all its calls have one shape, so the next would end alike, after the same time.
+As in `stages.py`, an error that Python can catch stays on its row; memory that runs out halves the batch, in captioning
+as in `model_stage.py`.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ from pipeline.captioner_spec import captioner_name
 from pipeline.captions import CaptionWriter
 from pipeline.device import free_memory, is_out_of_memory, leave_if_lost
 from pipeline.loading import load_model, usable
+from pipeline.model_stage import ImageWork, ModelStage, set_threads
 from pipeline.operations import Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
@@ -27,24 +28,10 @@ from pipeline.recipe import Recipe
 from pipeline.work import Row, error_on, source_image, table_of_work
 
 if TYPE_CHECKING:
-    from eim_ops.edit import EditedImage, EditTask
-
-    _ImageWork = tuple[dict[str, Any], list[tuple[dict[str, Any], EditTask]]]
-    """An image's row with its results to be filled, each with its task."""
+    from eim_ops.task import EditedImage, EditTask
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-
-_SMALLEST_BATCH = 2
-"""Of an editor's model calls: kernels for a single row differ."""
-
-
-def _set_threads(pool: PoolPlan) -> None:
-    """Ray gives workers OMP_NUM_THREADS=1; the plan knows better."""
-    import torch
-
-    torch.set_num_threads(pool.threads)
 
 
 class CaptionStage:
@@ -59,7 +46,7 @@ class CaptionStage:
         attempts: Attempts,
         cache: CaptionCache | None = None,
     ) -> None:
-        _set_threads(pool)
+        set_threads(pool)
         self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
         self._recipe, self._cache = recipe, cache
         self._loaded = load_model(
@@ -72,6 +59,7 @@ class CaptionStage:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         writer = CaptionWriter(usable(self._loaded, self._progress), self._recipe, self._cache, self._each)
+        self._progress.taken("caption", len(table))
         started = time.perf_counter()
         rows = self._attempts.guarded("caption", table.to_pylist(), partial(_captioned, writer))
         seconds = time.perf_counter() - started
@@ -114,89 +102,58 @@ def _captioned(writer: CaptionWriter, rows: list[Row]) -> list[Row]:
     return rows
 
 
-class EditStage:
+class EditStage(ModelStage):
     """An actor: fills each result with the raw pixels of its edit, or its error."""
 
-    def __init__(
-        self, operations: Operations, recipe: Recipe, pool: PoolPlan, progress: Progress, attempts: Attempts
-    ) -> None:
-        _set_threads(pool)
-        self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
-        self._loaded = load_model(
-            "model", recipe.model, pool.device, lambda: operations.make_editor(recipe, pool.device), attempts
-        )
+    name, filled = "edit", "image"
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        self._edit = usable(self._loaded, self._progress)
-        started = time.perf_counter()
-        rows = self._attempts.guarded("edit", table.to_pylist(), self._edited)
-        seconds = time.perf_counter() - started
-        count = sum(result["image"] is not None for row in rows for result in row["results"] or ())
-        for row in rows:
-            row["seconds_edit"] = seconds / max(1, count)
-        self._progress.add("edit", 0, seconds)
-        return table_of_work(rows)
+    def count(self, rows: Sequence[Row]) -> int:
+        """None: each edit is reported as it is made."""
+        return 0
 
-    def _edited(self, rows: list[Row]) -> list[Row]:
-        self._run(_still_open([(row, _edit_tasks(row)) for row in rows if row["error_stage"] is None]))
-        return rows
+    def cells(self, row: Row) -> list[tuple[Row, Any]]:
+        """The results that have no error, each with its task."""
+        return _edit_tasks(row, self._shared)
 
-    def _run(self, work: "Sequence[_ImageWork]") -> None:
-        """Edit all together, where memory runs out in smaller batches; where that raises, each image alone, then
-        each task alone."""
-        if not work:
-            return
-        try:
-            self._edit_together(work)
-            return
-        except Exception as error:
-            leave_if_lost(error)
-            failed = error.with_traceback(None)  # its frames hold the batch
-        # What came before the error is kept: an edit does not depend on its neighbours in the batch.
-        left = _still_open(work)
-        if is_out_of_memory(failed):
-            free_memory()
-            if self._batch > _SMALLEST_BATCH:
-                self._batch = max(_SMALLEST_BATCH, self._batch // 2)
-                self._progress.halved("edit", self._batch)
-                self._run(left)
-                return
-        singles = [(row, [pair]) for row, pairs in left for pair in pairs]
-        if len(singles) == 1:
-            singles[0][1][0][0].update(error_on("edit", failed))
-            return
-        for item in left if len(left) > 1 else singles:
-            self._run([item])
+    def fill(self, work: Sequence[ImageWork]) -> None:
+        """All edits of all images in one call."""
+        results = [{task.edit_id: result for result, task in cells} for _, cells in work]
+        rows, tasks = [row for row, _ in work], [[task for _, task in cells] for _, cells in work]
+        for edited in self._images(rows, tasks):
+            batch = min(self._batch, rows[edited.row]["batch"] or self._batch)
+            results[edited.row][edited.edit_id].update(_filled(edited), batch=batch)
+            self._useful += edited.evaluations
+            self._progress.add(self.name, 1, 0.0)
 
-    def _edit_together(self, work: "Sequence[_ImageWork]") -> None:
-        images = [np.asarray(source_image(row)) for row, _ in work]
-        prompts, seeds = [row["source_prompt"] for row, _ in work], [row["seed"] for row, _ in work]
-        results = [{task.edit_id: result for result, task in pairs} for _, pairs in work]
-        tasks = [[task for _, task in pairs] for _, pairs in work]
-        for edited in self._edit(images, prompts, tasks, seeds, self._batch):
-            results[edited.row][edited.edit_id].update(_filled(edited), batch=self._batch)
-            self._progress.add("edit", 1, 0.0)
+    def _images(self, rows: Sequence[Row], tasks: "Sequence[Sequence[EditTask]]") -> "Iterator[EditedImage]":
+        images = [np.asarray(source_image(row)) for row in rows]
+        prompts, seeds = [row["source_prompt"] for row in rows], [row["seed"] for row in rows]
+        return self._edit(images, prompts, tasks, seeds, self._batch)
 
 
-def _edit_tasks(row: Row) -> "list[tuple[Row, EditTask]]":
-    """The results of a row to be filled, each with its task."""
-    from eim_ops.edit import EditTask
+def _edit_tasks(row: Row, shared: Mapping[tuple[str, str], str]) -> list[tuple[Row, Any]]:
+    """The results of a row to be filled, each with its task; shared: the ids of directions by (attribute, target)."""
+    from eim_ops.task import EditTask
 
-    strengths = {edit.edit_id: edit.strength for edit in edits_from_json(row["edits"])}
-    return [
-        (result, EditTask(result["edit_id"], tuple(result["target_prompts"]), strengths[result["edit_id"]]))
-        for result in row["results"]
-        if result["error_stage"] is None
-    ]
+    asked = {edit.edit_id: edit for edit in edits_from_json(row["edits"])}
+    tasks = []
+    for result in row["results"]:
+        if result["error_stage"] is None:
+            edit = asked[result["edit_id"]]
+            pairs = list(zip(edit.attributes, edit.targets, strict=True)) if shared else []
+            if unknown := [pair for pair in pairs if pair not in shared]:
+                result.update(error_on("edit", NoSharedDirection(_NO_DIRECTION.format(*unknown[0]))))
+                continue
+            ids = tuple(shared[pair] for pair in pairs)
+            tasks.append((result, EditTask(edit.edit_id, tuple(result["target_prompts"]), edit.strength, ids)))
+    return tasks
 
 
-def _still_open(work: "Sequence[_ImageWork]") -> "list[_ImageWork]":
-    """The images that have results with neither pixels nor an error, with these alone."""
-    left = [
-        (row, [pair for pair in pairs if pair[0]["image"] is None and pair[0]["error_stage"] is None])
-        for row, pairs in work
-    ]
-    return [(row, pairs) for row, pairs in left if pairs]
+class NoSharedDirection(Exception):
+    """An edit of a row's own, whose target is none of the recipe's."""
+
+
+_NO_DIRECTION = "no shared direction for {} -> {}: list it in the recipe's edits, or set direction: own"
 
 
 class NotFinite(Exception):

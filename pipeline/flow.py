@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -25,11 +25,21 @@ from pipeline.placement import Plan, PoolPlan, plan_placement
 from pipeline.progress import Counts, Progress, TooManyFailures, shown
 from pipeline.recipe import Recipe
 from pipeline.retrying import StorageError
+from pipeline.share import SampleStage, sample_rows, store_averages, wanted_pairs
+from pipeline.shared import SharedDirections
 from pipeline.sink import EditSink, RunFacts
+from pipeline.split_stages import EncodeStage, IdentifyStage, ManipulateStage
+from pipeline.stage_use import StageUse, stage_uses
 from pipeline.stages import LoadRows, ReadPending, ScoreAndEncode
 from pipeline.storage import open_store
+from pipeline.work import table_of_work
 
 _GROUP_ROWS = 1024
+_IN_FLIGHT = 2
+"""Blocks that an actor has: one that it works on and one that waits, so that it never idles between them."""
+
+_FUSED = {"caption": CaptionStage, "edit": EditStage}
+_SPLIT = {"caption": CaptionStage, "encode": EncodeStage, "identify": IdentifyStage, "edit": ManipulateStage}
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,8 @@ class Summary:
     seconds: float
     seconds_by_stage: Mapping[str, float]
     """Summed over workers, so more than the wall time where they overlap."""
+    stages: Mapping[str, StageUse]
+    """How well each stage was used."""
     smaller_batches: Mapping[str, int]
     """The smallest batch of each stage whose device ran out of memory."""
     storage_retries: Mapping[str, int]
@@ -104,13 +116,14 @@ def run_edit(
     run = _Run(recipe, operations, facts, manifest, Ledger(store, name), retry_failed, attempts)
     before = run.ledger.account(manifest, recipe.edits, retry_failed)
     counts, problem = Counts(), None
+    uses: Mapping[str, StageUse] = {}
     if before.left:
         connect(address)
         # A stream that ended by an error keeps its actors, and their CPUs, until its frames are collected; this one
         # would wait for them without a word.
         gc.collect()
         plan = plan_placement(recipe, cluster_resources(), before.images, -(-before.asked // before.images))
-        progress = Progress.start(name[:12], before.left, plan)
+        progress, streamed = Progress.start(name[:12], before.left, plan), time.monotonic()
         try:
             with shown(progress, before.images, before.left):
                 _stream(run, plan, progress, before)
@@ -126,11 +139,12 @@ def run_edit(
                 raise
             problem = f"stopped: {_own_words(cause)}"
         counts = progress.counts()
+        uses = stage_uses(counts, plan, time.monotonic() - streamed)
     count = run.ledger.settled_account if problem is None else run.ledger.account
     after = count(manifest, recipe.edits) if before.left else before
     if not after.left:
         attempts.forget()
-    return _summary(run, after, counts, problem, time.monotonic() - started)
+    return _summary(run, after, counts, uses, problem, time.monotonic() - started)
 
 
 def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
@@ -148,16 +162,46 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
     read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
     sink = EditSink(run.ledger.store, facts, progress, int(recipe.max_failure_fraction * before.asked), attempts)
-    (
+    editing = {**stage_arguments, "shared": _share_directions(run, plan, progress)}
+    arguments = {"caption": caption_arguments, "encode": editing, "identify": editing, "edit": editing}
+    stages = _SPLIT if recipe.placement == "split" else _FUSED
+    rows = (
         ray.data.from_items(groups, override_num_blocks=len(groups))
         .map_batches(read, batch_size=1, batch_format="pyarrow", **{**task, "max_retries": RETRIES})
         .repartition(target_num_rows_per_block=plan.block_rows, strict=True)
         .map_batches(LoadRows(models.image_size, recipe.seed, progress, attempts), **whole_blocks)
-        .map_batches(CaptionStage, **_pool(plan.caption, caption_arguments, recipe.batch, again))
-        .map_batches(EditStage, **_pool(plan.edit, stage_arguments, recipe.batch, again))
-        .map_batches(ScoreAndEncode(progress, attempts), **whole_blocks)
-        .write_datasink(sink, ray_remote_args=task)
     )
+    for stage, pool in plan.pools.items():
+        rows = rows.map_batches(stages[stage], **_pool(pool, arguments[stage], recipe.batch, again))
+    scored = rows.map_batches(ScoreAndEncode(progress, attempts), **whole_blocks)
+    scored.write_datasink(sink, ray_remote_args=task)
+
+
+def _share_directions(run: _Run, plan: Plan, progress: Progress) -> SharedDirections | None:
+    """The run's shared directions, of which those that storage lacks are identified over a sample; None: own ones."""
+    recipe, attempts = run.recipe, run.attempts
+    if recipe.direction == "own":
+        return None
+    wanted = wanted_pairs(recipe.edits)
+    known = SharedDirections.read(run.ledger.store, list(wanted))
+    missing = {pair: request for pair, request in wanted.items() if pair not in known.ids}
+    if not missing:
+        return known
+    rows = sample_rows(run.manifest, recipe.direction_images, missing)
+    again = retries(max(len(rows), recipe.batch), recipe.max_attempts)
+    arguments = {"operations": run.operations, "recipe": recipe, "progress": progress, "attempts": attempts}
+    load = LoadRows(run.facts.image_size, recipe.seed, progress, attempts)
+    sample = (
+        ray.data.from_arrow(table_of_work(rows))
+        .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=plan.task_cpus, max_retries=again)
+        .map_batches(
+            CaptionStage, **_pool(plan.caption, {**arguments, "cache": _caption_cache(run)}, recipe.batch, again)
+        )
+        .map_batches(SampleStage, **_pool(replace(plan.edit, size=1), arguments, max(len(rows), 1), again))
+    )
+    store_averages(sample.take_all(), missing, known, recipe, run.facts.model_revision)
+    gc.collect()  # its actors hold CPUs until then
+    return SharedDirections.read(run.ledger.store, list(wanted))
 
 
 def _caption_cache(run: _Run) -> CaptionCache:
@@ -173,7 +217,7 @@ def _pool(pool: PoolPlan, arguments: Mapping[str, Any], batch: int, again: int) 
         "fn_constructor_kwargs": {**arguments, "pool": pool},
         "batch_size": batch,
         "batch_format": "pyarrow",
-        "compute": ActorPoolStrategy(size=pool.size),
+        "compute": ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=_IN_FLIGHT),
         "num_cpus": pool.num_cpus,
         "num_gpus": pool.num_gpus or None,
         # Bounded by what kills it: rows by their attempts, a model's load by RETRIES.
@@ -193,7 +237,9 @@ def _own_words(error: BaseException) -> str:
     return str(error).partition("\nFailed to apply UDF transform")[0]
 
 
-def _summary(run: _Run, after: Account, counts: Counts, problem: str | None, seconds: float) -> Summary:
+def _summary(
+    run: _Run, after: Account, counts: Counts, uses: Mapping[str, StageUse], problem: str | None, seconds: float
+) -> Summary:
     limit = run.recipe.max_failure_fraction
     borne = counts.borne + metrics.untold()  # the workers' and the driver's
     if problem is None and after.left:
@@ -212,7 +258,8 @@ def _summary(run: _Run, after: Account, counts: Counts, problem: str | None, sec
         new_edits=counts.edits,
         new_failures=counts.failures,
         seconds=round(seconds, 3),
-        seconds_by_stage={stage: round(spent, 3) for stage, spent in counts.seconds.items()},
+        seconds_by_stage={stage: round(spent, 3) for stage, spent in counts.seconds.items() if spent},
+        stages=uses,
         smaller_batches=counts.batches,
         storage_retries=_borne(metrics.RETRIES, borne),
         storage_errors=_borne(metrics.ERRORS, borne),

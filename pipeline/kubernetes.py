@@ -93,7 +93,7 @@ def _operations(index: int, group: Group) -> list[dict[str, Any]]:
     counts = {"replicas": group.replicas, "minReplicas": group.replicas, "maxReplicas": group.most}
     replacements: dict[str, Any] = {f"{place}/{name}": count for name, count in counts.items()}
     if group.replicas:
-        resources = {"cpu": str(group.cpus), "memory": f"{group.memory_gib}Gi"}
+        resources: dict[str, str | int] = {"cpu": str(group.cpus), "memory": f"{group.memory_gib}Gi"}
         resources |= {"nvidia.com/gpu": group.gpus} if group.gpus else {}
         replacements[f"{place}/template/spec/containers/0/resources"] = {"requests": resources, "limits": resources}
     return [{"op": "replace", "path": path, "value": value} for path, value in replacements.items()]

@@ -1,8 +1,8 @@
 """What the flow takes from `eim_ops`: factories that run in the workers, and facts that need no weights."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,11 +13,20 @@ from pipeline.recipe import Recipe, RecipeError
 
 if TYPE_CHECKING:
     from eim_ops.captioning.base import Captioner
-    from eim_ops.edit import EditedImage, EditTask
+    from eim_ops.task import EditedImage, EditTask
 
 
 class Editor(Protocol):
-    """Makes all edits of a few images; yields each task's result once, in any order."""
+    """What edits images, as `eim_ops.editor.Editor`: all at once where its pool does all, else in three units."""
+
+    @property
+    def evaluations(self) -> int:
+        """Rows of all model calls until now, padding among them."""
+        ...
+
+    def take_shared(self, folder: Path) -> None:
+        """Make a shared direction known to tasks by the folder's name."""
+        ...
 
     def __call__(
         self,
@@ -27,7 +36,39 @@ class Editor(Protocol):
         seeds: Sequence[int],
         batch: int,
     ) -> "Iterator[EditedImage]":
-        """Images are uint8 (H, W, 3); task lists and seeds run parallel to them. `batch`: rows of every model call."""
+        """Yields each task's result once, in any order.
+
+        Images are uint8 (H, W, 3); task lists and seeds run parallel to them. `batch`: rows of every model call.
+        """
+        ...
+
+    def encode(
+        self, images: Sequence[np.ndarray], source_prompts: Sequence[str], seeds: Sequence[int], batch: int
+    ) -> list[bytes]:
+        """What the two others need of each image."""
+        ...
+
+    def identify(
+        self,
+        encoded: Sequence[bytes],
+        source_prompts: Sequence[str],
+        targets: Sequence[tuple[int, str]],
+        seeds: Sequence[int],
+        batch: int,
+    ) -> list[bytes]:
+        """The image half of each target (row of its image, target prompt)."""
+        ...
+
+    def manipulate(
+        self,
+        encoded: Sequence[bytes],
+        halves: Sequence[Mapping[str, bytes]],
+        source_prompts: Sequence[str],
+        tasks: "Sequence[Sequence[EditTask]]",
+        seeds: Sequence[int],
+        batch: int,
+    ) -> "Iterator[EditedImage]":
+        """As the whole call, from what the two others gave: the halves of each image by target prompt."""
         ...
 
 
@@ -76,24 +117,11 @@ def _make_captioner(recipe: Recipe, device: str) -> "Captioner | None":
 
 
 def _make_editor(recipe: Recipe, device: str) -> Editor:
-    from eim_ops.edit import edit_images
+    from eim_ops.editor import Editor
     from eim_ops.load import load_backbone
 
     backbone = load_backbone(recipe.model, recipe.model_revision, device, recipe.dtype, recipe.loading)
-    return partial(_edit, edit_images, backbone, recipe)
-
-
-def _edit(
-    edit_images: Any,
-    backbone: Any,
-    recipe: Recipe,
-    images: Sequence[np.ndarray],
-    source_prompts: Sequence[str],
-    tasks: "Sequence[Sequence[EditTask]]",
-    seeds: Sequence[int],
-    batch: int,
-) -> "Iterator[EditedImage]":
-    return edit_images(backbone, images, source_prompts, tasks, recipe.method, seeds, batch)
+    return Editor(backbone, recipe.method)
 
 
 def _facts(recipe: Recipe) -> ModelFacts:
@@ -154,5 +182,6 @@ def pixel_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
         "batch": recipe.batch,
         "dtype": recipe.dtype,
         "seed": recipe.seed,
+        **({"direction": ["shared", recipe.direction_images]} if recipe.direction == "shared" else {}),
         **({"loading": changed} if (changed := recipe.loading.pixels()) else {}),
     }

@@ -7,6 +7,7 @@ nothing and asks no cluster.
 
 from dataclasses import dataclass
 
+from eim_ops.cost import costs
 from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec
 from pipeline.recipe import Pool, Recipe
 
@@ -53,6 +54,15 @@ class Plan:
     task_cpus: float
     block_rows: int
     no_progress_seconds: int
+    encode: PoolPlan | None = None
+    identify: PoolPlan | None = None
+    """Pools of a split placement; in a fused one the edit pool does their work."""
+
+    @property
+    def pools(self) -> dict[str, PoolPlan]:
+        """The pools that there are, in the order of the flow."""
+        its = {"caption": self.caption, "encode": self.encode, "identify": self.identify, "edit": self.edit}
+        return {name: pool for name, pool in its.items() if pool is not None}
 
 
 def plan_placement(recipe: Recipe, cluster: Cluster, images: int, edits_per_image: int) -> Plan:
@@ -60,15 +70,15 @@ def plan_placement(recipe: Recipe, cluster: Cluster, images: int, edits_per_imag
     gpus = 0.0 if recipe.device == "cpu" else cluster.gpus
     if recipe.device == "cuda" and gpus <= 0:
         raise PlacementError("device: given 'cuda', but the cluster has no GPU; choose auto or cpu")
-    caption_size, edit_size = _sizes(recipe, gpus)
-    caption_gpus, edit_gpus = _gpu_shares(recipe, gpus, caption_size, edit_size)
-    pool_cpus, task_cpus = _cpu_shares(cluster.cpus, caption_size, edit_size)
-    # On a CPU the edit pool is where the time goes: it may use every core, and captioning half of them.
+    sizes = _sizes(recipe, gpus, edits_per_image)
+    shares = _gpu_shares(recipe, gpus, sizes)
+    pool_cpus, task_cpus = _cpu_shares(cluster.cpus, sizes)
+    # On a CPU the editing pools are where the time goes: each may use every core, and captioning half of them.
     cores = max(1, int(cluster.cpus))
+    threads = {name: max(1, (cores // 2 if name == "caption" else cores) // size) for name, size in sizes.items()}
     block_rows = _block_rows(recipe.batch, images, edits_per_image)
     return Plan(
-        caption=_pool(caption_size, pool_cpus, caption_gpus, max(1, cores // 2 // caption_size)),
-        edit=_pool(edit_size, pool_cpus, edit_gpus, max(1, cores // edit_size)),
+        **{name: _pool(sizes[name], pool_cpus, shares[name], threads[name]) for name in sizes},
         task_cpus=task_cpus,
         block_rows=block_rows,
         # A minute for every edit of a block: slow is no stall.
@@ -87,12 +97,38 @@ def _pool(size: int, num_cpus: float, num_gpus: float, threads: int) -> PoolPlan
     return PoolPlan(size, num_cpus, num_gpus, threads, "cuda" if num_gpus > 0 else "cpu")
 
 
-def _sizes(recipe: Recipe, gpus: float) -> tuple[int, int]:
-    """Actors of each pool: as the recipe says, else one for each GPU with a quarter of them captioning."""
+def _sizes(recipe: Recipe, gpus: float, edits_per_image: int) -> dict[str, int]:
+    """Actors of each pool: as the recipe says, else one for each GPU with a quarter of them captioning; the editing
+    pools of a split placement share theirs out by the work that they have."""
     models = 0 if _needs_no_gpu(recipe) else int(gpus) // 4
-    caption = recipe.pools.caption.size or max(1, models)
+    given = {name: getattr(recipe.pools, name).size for name in recipe.pool_names}
+    caption = given["caption"] or max(1, models)
     taken = caption if gpus >= 2 and not _needs_no_gpu(recipe) else 0
-    return caption, recipe.pools.edit.size or max(1, int(gpus) - taken)
+    editing = [name for name in recipe.pool_names if name != "caption"]
+    free = int(gpus) - taken - sum(given[name] or 0 for name in editing)
+    work = _work(recipe, edits_per_image)
+    open_pools = {name: work[name] for name in editing if given[name] is None}
+    return {"caption": caption, **{name: given[name] or 0 for name in editing}, **_apportioned(free, open_pools)}
+
+
+def _work(recipe: Recipe, edits_per_image: int) -> dict[str, float]:
+    """Model evaluations of one image in each stage of a split placement."""
+    its = costs(recipe.method)
+    targets = len({pair for edit in recipe.edits for pair in zip(edit.attributes, edit.targets, strict=True)})
+    return {
+        "encode": its.encode,
+        "identify": max(1, targets) * its.identify,
+        "edit": edits_per_image * its.decode,
+    }
+
+
+def _apportioned(seats: int, work: dict[str, float]) -> dict[str, int]:
+    """One seat each, and the others where most work waits for each seat that is there (Sainte-Lague)."""
+    sizes = dict.fromkeys(work, 1)
+    for _ in range(seats - len(work) if work else 0):
+        busiest = max(work, key=lambda name: work[name] / (2 * sizes[name] + 1))
+        sizes[busiest] += 1
+    return sizes
 
 
 def _needs_no_gpu(recipe: Recipe) -> bool:
@@ -100,25 +136,25 @@ def _needs_no_gpu(recipe: Recipe) -> bool:
     return recipe.captioner == GIVEN_PROMPTS or isinstance(recipe.captioner, HttpSpec | TemplateSpec)
 
 
-def _gpu_shares(recipe: Recipe, gpus: float, caption_size: int, edit_size: int) -> tuple[float, float]:
-    caption_pool = Pool(num_gpus=0) if _needs_no_gpu(recipe) else recipe.pools.caption
-    pools: tuple[tuple[Pool, int], ...] = ((caption_pool, caption_size), (recipe.pools.edit, edit_size))
+def _gpu_shares(recipe: Recipe, gpus: float, sizes: dict[str, int]) -> dict[str, float]:
+    pools: dict[str, Pool] = {name: getattr(recipe.pools, name) for name in sizes}
+    if _needs_no_gpu(recipe):
+        pools["caption"] = Pool(num_gpus=0)
     if gpus <= 0:
-        asked = [pool.num_gpus for pool, _ in pools if pool.num_gpus]
+        asked = [pool.num_gpus for pool in pools.values() if pool.num_gpus]
         if asked:
             mend = "leave num_gpus out or set device: auto" if recipe.device == "cpu" else "leave num_gpus out"
             raise PlacementError(f"pools: num_gpus is given as {asked[0]:g}, but no GPU is to be used; {mend}")
-        return 0.0, 0.0
-    actors = sum(size for pool, size in pools if pool.num_gpus != 0)
+        return dict.fromkeys(sizes, 0.0)
+    actors = sum(size for name, size in sizes.items() if pools[name].num_gpus != 0)
     # Whole GPUs where there are enough, else equal shares that pack without a remainder.
     each = 1.0 if actors <= gpus else 1.0 / -(-actors // int(max(1, gpus)))
-    caption, edit = (each if pool.num_gpus is None else pool.num_gpus for pool, _ in pools)
-    if not _packs([caption] * caption_size + [edit] * edit_size, int(gpus)):
-        raise PlacementError(
-            f"pools: {caption_size} x {caption:g} (caption) + {edit_size} x {edit:g} (edit) = "
-            f"{caption_size * caption + edit_size * edit:g} GPUs do not fit on {gpus:g}; lower a size or a num_gpus"
-        )
-    return caption, edit
+    shares = {name: each if pool.num_gpus is None else pool.num_gpus for name, pool in pools.items()}
+    if not _packs([shares[name] for name, size in sizes.items() for _ in range(size)], int(gpus)):
+        terms = " + ".join(f"{size} x {shares[name]:g} ({name})" for name, size in sizes.items())
+        total = sum(size * shares[name] for name, size in sizes.items())
+        raise PlacementError(f"pools: {terms} = {total:g} GPUs do not fit on {gpus:g}; lower a size or a num_gpus")
+    return shares
 
 
 def _packs(shares: list[float], gpus: int) -> bool:
@@ -139,17 +175,19 @@ def _packs(shares: list[float], gpus: int) -> bool:
     return True
 
 
-def _cpu_shares(cpus: float, caption_size: int, edit_size: int) -> tuple[float, float]:
+def _cpu_shares(cpus: float, sizes: dict[str, int]) -> tuple[float, float]:
     """(CPUs that each actor reserves, CPUs of a task): the tasks' part first, the rest to the actors."""
-    actors = caption_size + edit_size
+    actors = sum(sizes.values())
     if cpus < 1:
         raise PlacementError(f"the cluster has {cpus:g} CPUs; at least 1 is needed for {actors} actors and the tasks")
     for_tasks = max(1.0, float(int(cpus * _TASK_SHARE))) if cpus >= 2 else 0.5
     each = min(_POOL_CPUS, (cpus - for_tasks) / actors)
     each = int(each * 100) / 100  # Ray keeps four decimals; rounding up would take from the tasks
     if each < 0.01:
+        terms = " + ".join(f"{size} ({name})" for name, size in sizes.items())
+        mend = " or ".join(f"pools.{name}.size" for name in sizes)
         raise PlacementError(
-            f"pools: {caption_size} (caption) + {edit_size} (edit) = {actors} actors share {cpus:g} CPUs - "
-            f"{for_tasks:g} for tasks, less than 0.01 each; lower pools.caption.size or pools.edit.size"
+            f"pools: {terms} = {actors} actors share {cpus:g} CPUs - {for_tasks:g} for tasks, less than 0.01 each; "
+            f"lower {mend}"
         )
     return each, min(1.0, for_tasks)

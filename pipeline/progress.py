@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import ray
@@ -19,7 +20,7 @@ from pipeline import metrics
 from pipeline.placement import Plan
 from pipeline.run_metrics import RunMetrics
 
-STAGES = ("load", "caption", "edit", "score", "write")
+STAGES = ("load", "caption", "encode", "identify", "edit", "score", "write")
 _TTY_SECONDS, _LOG_SECONDS = 0.5, 10.0
 _PARTS_KNOWN = 50_000
 """Names of parts that the counter remembers, some 10 MB: Ray runs a write task again soon, if at all."""
@@ -40,6 +41,14 @@ class Counts:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     edits: int = 0
     failures: int = 0
+    useful: dict[str, float] = field(default_factory=dict)
+    """Rows of model calls that were asked for, by stage."""
+    evaluations: dict[str, float] = field(default_factory=dict)
+    """Rows of all model calls, padding among them."""
+    taken: dict[str, int] = field(default_factory=dict)
+    """Images that the actors of a pool have begun with."""
+    waiting: dict[str, int] = field(default_factory=dict)
+    """The most images that had left the stage before a pool and had not been taken by it."""
     batches: dict[str, int] = field(default_factory=dict)
     """The smallest batch of each stage whose memory ran out."""
     borne: metrics.Borne = field(default_factory=Counter)
@@ -54,12 +63,27 @@ class _Counter:
     def __init__(self, run: str, asked: int, plan: Plan) -> None:
         self._counts, self._metrics = Counts(), RunMetrics(run, asked, plan)
         self._parts: dict[str, None] = {}
+        self._next = dict(pairwise(("load", *plan.pools)))
+        self._before = {pool: stage for stage, pool in self._next.items()}
 
     def add(self, stage: str, count: int, seconds: float, borne: metrics.Borne) -> None:
         self._counts.borne += borne
         self._counts.done[stage] += count
         self._counts.seconds[stage] += seconds
         self._metrics.add(stage, count, seconds)
+        if pool := self._next.get(stage):
+            self._queued(stage, pool)
+
+    def taken(self, stage: str, images: int) -> None:
+        self._counts.taken[stage] = self._counts.taken.get(stage, 0) + images
+        if before := self._before.get(stage):
+            self._queued(before, stage)
+
+    def _queued(self, before: str, pool: str) -> None:
+        # What is tried again after a death is taken twice.
+        now = max(0, self._counts.done[before] - self._counts.taken.get(pool, 0))
+        self._counts.waiting[pool] = max(now, self._counts.waiting.get(pool, 0))
+        self._metrics.waiting(pool, now)
 
     def written(
         self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float, borne: metrics.Borne
@@ -79,6 +103,12 @@ class _Counter:
         while len(self._parts) > _PARTS_KNOWN:
             del self._parts[next(iter(self._parts))]
         return new
+
+    def evaluated(self, stage: str, useful: float, evaluations: float) -> None:
+        counts = self._counts
+        counts.useful[stage] = counts.useful.get(stage, 0.0) + useful
+        counts.evaluations[stage] = counts.evaluations.get(stage, 0.0) + evaluations
+        self._metrics.evaluated(stage, useful, evaluations)
 
     def halved(self, stage: str, batch: int) -> None:
         self._counts.batches[stage] = min(batch, self._counts.batches.get(stage, batch))
@@ -105,6 +135,16 @@ class Progress:
         """Report work done; does not wait."""
         if self.actor is not None:
             self.actor.add.remote(stage, count, seconds, metrics.untold())
+
+    def taken(self, stage: str, images: int) -> None:
+        """Report that an actor of a pool begins with some images; does not wait."""
+        if self.actor is not None:
+            self.actor.taken.remote(stage, images)
+
+    def evaluated(self, stage: str, useful: float, evaluations: float) -> None:
+        """Report rows of model calls, those that were asked for and all; does not wait."""
+        if self.actor is not None:
+            self.actor.evaluated.remote(stage, useful, evaluations)
 
     def halved(self, stage: str, batch: int) -> None:
         """Report that memory ran out and the stage goes on with this batch; does not wait."""

@@ -53,9 +53,11 @@ class Pool(_Model):
 
 
 class Pools(_Model):
-    """The two actor pools of the flow."""
+    """The actor pools of the flow; `encode` and `identify` are those of a split placement."""
 
     caption: Pool = Pool()
+    encode: Pool = Pool()
+    identify: Pool = Pool()
     edit: Pool = Pool()
 
 
@@ -88,6 +90,9 @@ class Recipe(_Model):
     batch: Annotated[int, Field(ge=2, le=1024)] = 16
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    direction: Literal["own", "shared"] = "own"
+    direction_images: Annotated[int, Field(ge=1, le=1024)] = 16
+    placement: Literal["fused", "split"] = "fused"
     pools: Pools = Pools()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
@@ -102,6 +107,31 @@ class Recipe(_Model):
     def _template(self) -> "Recipe":
         if self.template_columns and self.input.manifest is None:
             raise ValueError("captioner: this template needs columns of a manifest; give input.manifest")
+        return self
+
+    @model_validator(mode="after")
+    def _direction(self) -> "Recipe":
+        if self.direction == "shared" and self.method.image_half == "none":
+            raise ValueError("direction: shared directions are image halves; set method.image_half to dds or hsds")
+        if self.direction == "shared" and not self.edits and self.sweep is None:
+            raise ValueError("direction: shared directions are those of the recipe's edits; give edits or a sweep")
+        if self.direction == "own" and "direction_images" in self.model_fields_set:
+            raise ValueError("direction_images: only shared directions have a sample; set direction: shared")
+        return self
+
+    @property
+    def pool_names(self) -> tuple[str, ...]:
+        """The actor pools that this recipe has, in the order of the flow."""
+        if self.placement == "fused":
+            return ("caption", "edit")
+        identified = self.direction == "own" and self.method.image_half != "none"
+        return ("caption", "encode", "identify", "edit") if identified else ("caption", "encode", "edit")
+
+    @model_validator(mode="after")
+    def _placement(self) -> "Recipe":
+        for name in sorted(self.pools.model_fields_set - set(self.pool_names)):
+            there = ", ".join(self.pool_names)
+            raise ValueError(f"pools.{name}: this recipe has no such pool but {there}; see `placement`")
         return self
 
     @model_validator(mode="after")

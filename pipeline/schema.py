@@ -41,7 +41,7 @@ EDITS = pa.schema(
         ("target", pa.string()),
         ("strength", pa.float64()),
         ("direction_id", pa.string()),
-        ("direction_method", pa.string()),  # of the image half: hsds, dds (also where HSDS did no better) or none
+        ("direction_method", pa.string()),  # of the image half: hsds, dds (also if HSDS did no better), shared or none
         ("direction_residual", pa.float64()),  # unexplained on held-out noise, of no shift; null: not measured
         ("direction_iterations", pa.int32()),  # of the HSDS solver
         ("seed", pa.int64()),
@@ -74,7 +74,7 @@ FAILURES = pa.schema(
         ("attribute", pa.string()),
         ("target", pa.string()),
         ("strength", pa.float64()),
-        ("stage", pa.string()),  # prepare, load, caption, edit or score
+        ("stage", pa.string()),  # prepare, load, caption, encode, identify, edit or score
         ("error_type", pa.string()),
         ("message", pa.string()),
         ("attempts", pa.int32()),

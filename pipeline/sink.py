@@ -64,9 +64,9 @@ class EditSink(Datasink[None]):
         images: list[_Image] = []
         failures: list[Row] = []
         for row in rows:
-            made, failed = self._sort_out(row)
-            images += made
-            failures += failed
+            its_images, its_failures = self._sort_out(row)
+            images += its_images
+            failures += its_failures
         edits = in_threads(self._put_image, images)
         edited = self._put_parts("edits", edits, EDITS, ("sample_id", "edit_id", "image_sha256"))
         identity = ("sample_id", "edit_id", "stage", "error_type", "message", "attempts")

@@ -32,6 +32,9 @@ RESULT = pa.struct(
 )
 """One edit of an image on its way."""
 
+HALF = pa.struct([("prompt", pa.string()), ("half", pa.large_binary()), *_ERROR])
+"""The image half of a direction between stages: one for each target prompt of an image."""
+
 WORK = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -46,6 +49,9 @@ WORK = pa.schema(
         ("seconds_caption", pa.float64()),
         ("seconds_edit", pa.float64()),
         ("results", pa.list_(RESULT)),
+        ("encoded", pa.large_binary()),  # split placement: the image's latents, from encoding until its edits are made
+        ("halves", pa.list_(HALF)),  # the same, from identifying
+        ("batch", pa.int32()),  # the smallest of encoding and identifying
         ("attempts", pa.int32()),  # of this run, where the row was set aside; else null
         *_ERROR,
     ]
@@ -53,6 +59,7 @@ WORK = pa.schema(
 """One image on its way; columns that no stage has filled yet are null."""
 
 BLANK_RESULT: Row = {field.name: None for field in RESULT}
+BLANK_HALF: Row = {field.name: None for field in HALF}
 BLANK: Row = {name: None for name in WORK.names}
 _MESSAGE_LENGTH = 500
 

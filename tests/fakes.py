@@ -1,13 +1,16 @@
 """Operations without a model, for tests of the plumbing: fast, deterministic, and wrong on demand."""
 
+import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from eim_ops.edit import EditedImage, EditTask
+from pipeline.decode import encode_png
 from pipeline.operations import Editor, ModelFacts, Operations
 from pipeline.recipe import Recipe
 
@@ -39,6 +42,39 @@ class FakeEditor:
     """Brightens by 10 x strength; strength 13 is an error, 14 is not finite; `seconds` for each edit."""
 
     seconds: float = 0.0
+    evaluations: int = 0
+
+    def take_shared(self, folder: Path) -> None:
+        """The pixels do not depend on it."""
+
+    def encode(
+        self, images: Sequence[np.ndarray], source_prompts: Sequence[str], seeds: Sequence[int], batch: int
+    ) -> list[bytes]:
+        return [encode_png(image) for image in images]
+
+    def identify(
+        self,
+        encoded: Sequence[bytes],
+        source_prompts: Sequence[str],
+        targets: Sequence[tuple[int, str]],
+        seeds: Sequence[int],
+        batch: int,
+    ) -> list[bytes]:
+        return [prompt.encode() for _, prompt in targets]
+
+    def manipulate(
+        self,
+        encoded: Sequence[bytes],
+        halves: Sequence[Mapping[str, bytes]],
+        source_prompts: Sequence[str],
+        tasks: Sequence[Sequence[EditTask]],
+        seeds: Sequence[int],
+        batch: int,
+    ) -> Iterator[EditedImage]:
+        images = [np.asarray(Image.open(io.BytesIO(blob))) for blob in encoded]
+        asked = [{prompt for task in its for prompt in task.target_prompts} for its in tasks]
+        assert all(its <= have.keys() for its, have in zip(asked, halves, strict=True))
+        yield from self(images, source_prompts, tasks, seeds, batch)
 
     def __call__(
         self,

@@ -92,6 +92,11 @@ def average(
     return Direction(image, Conditioning(**{name: part.mean(0, keepdim=True) for name, part in text.parts().items()}))
 
 
+def image_half_alone(image: Tensor) -> Direction:
+    """A direction (1, C, h, w) whose text half is every image's own: its tokens are none."""
+    return Direction(image, Conditioning(torch.zeros(1, 0, 0), torch.zeros(1, 0)))
+
+
 def _check_aligned(source_prompts: Sequence[str], target_prompts: Sequence[str]) -> None:
     edits = [_edit(source, target) for source, target in zip(source_prompts, target_prompts, strict=True)]
     for index, (before, after, positions) in enumerate(edits):
@@ -142,7 +147,8 @@ def load_direction(path: Path, backbone: Backbone) -> SharedDirection:
     """The direction in `path` (folder/<id>), in the dtype and on the device of the backbone's own latents and text.
 
     Raises DirectionError where files are missing, damaged or changed, or where the direction is of another model,
-    revision, latent shape or token shape. Encodes a blank image and the empty prompt to see the backbone's shapes.
+    revision, latent shape or token shape. An image half alone gets a text half of zeros, and may have any latent
+    shape. Encodes a blank image and the empty prompt to see the backbone's shapes.
     """
     metadata, tensors = _read(path)
     for what, stored, its in (
@@ -156,6 +162,10 @@ def load_direction(path: Path, backbone: Backbone) -> SharedDirection:
             )
     blank = torch.zeros(1, 3, backbone.image_size, backbone.image_size)
     expected = _tensors(Direction(backbone.encode_image(blank), backbone.encode_text([""])))
+    if not tensors["tokens"].numel():
+        # Of an image half alone any size goes; its text half moves nothing.
+        expected |= {"image": tensors["image"].to(expected["image"])}
+        tensors = {name: torch.zeros_like(its) for name, its in expected.items()} | {"image": tensors["image"]}
     for name, like in expected.items():
         if tensors[name].shape != like.shape:
             raise DirectionError(

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,15 +53,10 @@ class NotingEditor(FakeEditor):
     folder: str = ""
 
     def __call__(
-        self,
-        images: Sequence[np.ndarray],
-        source_prompts: Sequence[str],
-        tasks: Sequence[Sequence[EditTask]],
-        seeds: Sequence[int],
-        batch: int,
+        self, images: Sequence[np.ndarray], prompts: Any, tasks: Sequence[Sequence[EditTask]], *others: Any
     ) -> Iterator[EditedImage]:
         note(self.folder, ["edit", len(images), sum(map(len, tasks))])
-        yield from super().__call__(images, source_prompts, tasks, seeds, batch)
+        yield from super().__call__(images, prompts, tasks, *others)
 
 
 @dataclass(frozen=True)

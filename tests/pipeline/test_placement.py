@@ -64,6 +64,40 @@ def test_shares_of_a_gpu_are_not_split(shares: list[float], gpus: int, fits: boo
     assert _packs(shares, gpus) == fits
 
 
+@pytest.mark.parametrize("gpus", [0, 1, 2, 3, 8])
+def test_a_split_placement_has_a_pool_for_each_stage_and_fits(gpus: int) -> None:
+    made = plan(16, gpus, placement="split")
+    assert list(made.pools) == ["caption", "encode", "identify", "edit"]
+    assert sum(pool.size * pool.num_gpus for pool in made.pools.values()) <= gpus
+    assert sum(pool.size * pool.num_cpus for pool in made.pools.values()) + made.task_cpus <= 16
+    assert list(plan(16, gpus).pools) == ["caption", "edit"]
+
+
+def test_a_split_placement_gives_gpus_by_the_work_of_the_stages() -> None:
+    made = plan(64, 16, placement="split", edits_per_image=16)
+    # 20 evaluations of an image to encode, 8 to identify its one target, 480 to edit.
+    assert {name: pool.size for name, pool in made.pools.items()} == {
+        "caption": 4,
+        "encode": 1,
+        "identify": 1,
+        "edit": 10,
+    }
+    hsds = plan(64, 16, placement="split", edits_per_image=1, method={"image_half": "hsds"})
+    assert hsds.identify is not None and hsds.identify.size > hsds.edit.size
+    assert plan(4, 1, placement="split").edit.num_gpus == 0.25
+
+
+def test_shared_directions_need_no_pool_that_identifies() -> None:
+    assert list(plan(16, placement="split", direction="shared").pools) == ["caption", "encode", "edit"]
+
+
+def test_a_split_placement_that_cannot_fit_is_refused_with_the_arithmetic() -> None:
+    terms = r"1 x 0\.5 \(caption\) \+ 1 x 0\.5 \(encode\) \+ 1 x 0\.5 \(identify\) \+ 1 x 0\.5 \(edit\) = 2 GPUs"
+    halves = {name: {"num_gpus": 0.5} for name in ("caption", "encode", "identify", "edit")}
+    with pytest.raises(PlacementError, match=f"pools: {terms} do not fit on 1"):
+        plan(8, 1, placement="split", pools=halves)
+
+
 def test_blocks_hold_16_to_64_images() -> None:
     assert plan(2, images=10_000, edits_per_image=1).block_rows == 64
     assert plan(2, images=10_000, edits_per_image=8).block_rows == 32

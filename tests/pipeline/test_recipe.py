@@ -48,6 +48,10 @@ def test_a_request_can_be_given() -> None:
         ({"edits": [{**SMILE, "target": ["a", "b"]}]}, ["edits[0]: attribute, target and request must have as many"]),
         ({"edits": [{**SMILE, "strengths": [float("nan")]}]}, ["edits[0].strengths: strengths must be finite"]),
         ({"edits": [SMILE, SMILE]}, ["is asked for twice"]),
+        ({"pools": {"encode": {"size": 1}}}, ["pools.encode: this recipe has no such pool but caption, edit"]),
+        ({"direction": "shared", "edits": []}, ["direction: shared directions are those of the recipe's edits"]),
+        ({"direction_images": 4}, ["direction_images: only shared directions have a sample"]),
+        ({"direction": "shared", "method": {"image_half": "none"}}, ["direction: shared directions are image halves"]),
     ],
 )
 def test_errors_name_the_key_what_was_given_and_what_is_allowed(changes: dict[str, Any], parts: list[str]) -> None:

@@ -1,0 +1,136 @@
+"""What the stages that edit have in common: one model, full batches, and an error that stays with its own.
+
+A stage fills *cells*: an image's row when it encodes, a direction when it identifies, a result when it edits. Where
+memory runs out, the actor halves its batch and keeps the smaller one: all its calls have one shape, so the next would
+end alike, after the same time.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from pipeline.attempts import Attempts
+from pipeline.device import free_memory, is_out_of_memory, leave_if_lost
+from pipeline.loading import load_model, usable
+from pipeline.operations import Editor, Operations
+from pipeline.placement import PoolPlan
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe
+from pipeline.shared import SharedDirections
+from pipeline.work import Row, error_on, table_of_work
+
+ImageWork = tuple[Row, list[tuple[Row, Any]]]
+"""An image's row with its cells to be filled, each with what is asked of it."""
+
+_SMALLEST_BATCH = 2
+"""Of an editor's model calls: kernels for a single row differ."""
+
+
+def set_threads(pool: PoolPlan) -> None:
+    """Ray gives workers OMP_NUM_THREADS=1; the plan knows better."""
+    import torch
+
+    torch.set_num_threads(pool.threads)
+
+
+class ModelStage(ABC):
+    """An actor with an editor."""
+
+    name: ClassVar[str]
+    filled: ClassVar[str]
+    """The column of a cell that is null until it is filled."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        recipe: Recipe,
+        pool: PoolPlan,
+        progress: Progress,
+        attempts: Attempts,
+        shared: SharedDirections | None = None,
+    ) -> None:
+        """shared: the directions whose image halves the edits take; None: each image's own."""
+        set_threads(pool)
+        self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
+        self._shared: Mapping[tuple[str, str], str] = {} if shared is None else shared.ids
+
+        def make() -> Editor:
+            editor = operations.make_editor(recipe, pool.device)
+            if shared is not None:
+                with TemporaryDirectory(prefix="eim-directions-") as folder:
+                    for path in shared.fetch(Path(folder)):
+                        editor.take_shared(path)
+            return editor
+
+        self._useful = 0.0
+        self._loaded = load_model("model", recipe.model, pool.device, make, attempts)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        self._edit = usable(self._loaded, self._progress)
+        self._progress.taken(self.name, len(table))
+        before, started = self._edit.evaluations, time.perf_counter()
+        self._useful = 0.0
+        rows = self._attempts.guarded(self.name, table.to_pylist(), self._edited)
+        seconds = time.perf_counter() - started
+        count = max(1, sum(result["error_stage"] is None for row in rows for result in row["results"] or ()))
+        for row in rows:
+            row["seconds_edit"] = (row["seconds_edit"] or 0.0) + seconds / count
+        self._progress.add(self.name, self.count(rows), seconds)
+        self._progress.evaluated(self.name, self._useful, self._edit.evaluations - before)
+        return table_of_work(rows)
+
+    def count(self, rows: Sequence[Row]) -> int:
+        """Rows to be reported when a table is done, where they are not before."""
+        return len(rows)
+
+    @abstractmethod
+    def cells(self, row: Row) -> list[tuple[Row, Any]]:
+        """The cells of a row that has no error, filled ones among them."""
+
+    @abstractmethod
+    def fill(self, work: Sequence[ImageWork]) -> None:
+        """Fill the cells in full batches; what it raises is tried again in smaller parts."""
+
+    def _edited(self, rows: list[Row]) -> list[Row]:
+        self._run(self._still_open([(row, self.cells(row)) for row in rows if row["error_stage"] is None]))
+        return rows
+
+    def _run(self, work: Sequence[ImageWork]) -> None:
+        """Fill all together, where memory runs out in smaller batches; where that raises, each image alone, then
+        each cell alone."""
+        if not work:
+            return
+        try:
+            self.fill(work)
+            return
+        except Exception as error:
+            leave_if_lost(error)
+            failed = error.with_traceback(None)  # its frames hold the batch
+        # What came before the error is kept: a cell does not depend on its neighbours in the batch.
+        left = self._still_open(work)
+        if is_out_of_memory(failed):
+            free_memory()
+            if self._batch > _SMALLEST_BATCH:
+                self._batch = max(_SMALLEST_BATCH, self._batch // 2)
+                self._progress.halved(self.name, self._batch)
+                self._run(left)
+                return
+        singles = [(row, [cell]) for row, cells in left for cell in cells]
+        if len(singles) == 1:
+            singles[0][1][0][0].update(error_on(self.name, failed))
+            return
+        for item in left if len(left) > 1 else singles:
+            self._run([item])
+
+    def _still_open(self, work: Sequence[ImageWork]) -> list[ImageWork]:
+        """The images that have cells neither filled nor with an error, with these alone."""
+        left = [
+            (row, [cell for cell in cells if cell[0][self.filled] is None and cell[0]["error_stage"] is None])
+            for row, cells in work
+        ]
+        return [(row, cells) for row, cells in left if cells]

@@ -1,0 +1,51 @@
+"""Shared directions of a run in storage: which there are, and where their artifacts lie."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.identity import canonical_json, sha256_bytes
+from pipeline.storage import Store
+
+_FOLDER = "directions"
+ARTIFACT = ("direction.safetensors", "direction.json")
+"""The files of one, as `eim_ops/identify/shared.py` writes them."""
+
+Pair = tuple[str, str]
+"""(attribute, target)."""
+
+
+@dataclass(frozen=True)
+class SharedDirections:
+    """The ids of a run's shared directions; it travels to the workers."""
+
+    store: Store
+    ids: Mapping[Pair, str]
+
+    @classmethod
+    def read(cls, store: Store, pairs: list[Pair]) -> "SharedDirections":
+        """Those of these pairs that are recorded."""
+        found = {pair: json.loads(store.read(key))["id"] for pair in pairs if store.exists(key := _record(pair))}
+        return cls(store, found)
+
+    def add(self, pair: Pair, folder: Path) -> None:
+        """Put the artifact in `folder`, named by its id, and then its record."""
+        for file in ARTIFACT:
+            self.store.write(f"{_FOLDER}/{folder.name}/{file}", (folder / file).read_bytes())
+        attribute, target = pair
+        record = canonical_json({"attribute": attribute, "target": target, "id": folder.name})
+        self.store.write(_record(pair), record.encode())
+
+    def fetch(self, folder: Path) -> Iterator[Path]:
+        """Each artifact once, copied below a local folder."""
+        for name in sorted(set(self.ids.values())):
+            (folder / name).mkdir()
+            for file in ARTIFACT:
+                (folder / name / file).write_bytes(self.store.read(f"{_FOLDER}/{name}/{file}"))
+            yield folder / name
+
+
+def _record(pair: Pair) -> str:
+    name = sha256_bytes("\0".join(pair).encode())[:16]
+    return f"{_FOLDER}/{name}.json"

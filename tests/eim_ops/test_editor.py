@@ -1,0 +1,45 @@
+"""The three units one after another make what the whole call makes, to the bit."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eim_ops.backbones.sd3 import Sd3Backbone
+from eim_ops.editor import Editor
+from tests.eim_ops.test_edit import METHOD, SOURCE, TASKS, faces
+
+BATCH = 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"image_half": "hsds", "guidance": 1.0},
+        {"image_half": "none", "free_guidance": 1.0},
+        {"trajectory": "fixed_point"},
+    ],
+)
+def test_the_units_give_the_bits_and_evaluations_of_the_whole(backbone: Sd3Backbone, changes: dict[str, Any]) -> None:
+    editor = Editor(backbone, replace(METHOD, **changes))
+    images, sources, seeds, tasks = faces(5), [SOURCE] * 5, list(range(5)), [TASKS, TASKS[:1], (), TASKS[1:], TASKS]
+    before = editor.evaluations
+    whole = list(editor(images, sources, tasks, seeds, BATCH))
+    of_whole = editor.evaluations - before
+
+    before = editor.evaluations
+    encoded = editor.encode(images, sources, seeds, BATCH)
+    prompts = [dict.fromkeys(prompt for task in its for prompt in task.target_prompts) for its in tasks]
+    targets = [(row, prompt) for row, its in enumerate(prompts) for prompt in its]
+    halves: list[dict[str, bytes]] = [{} for _ in images]
+    for (row, prompt), blob in zip(targets, editor.identify(encoded, sources, targets, seeds, BATCH), strict=True):
+        halves[row][prompt] = blob
+    parts = list(editor.manipulate(encoded, halves, sources, tasks, seeds, BATCH))
+    assert editor.evaluations - before == of_whole
+
+    assert len(parts) == len(whole)
+    for part, one in zip(parts, whole, strict=True):
+        assert np.array_equal(part.pixels, one.pixels)
+        assert replace(part, pixels=one.pixels) == one
