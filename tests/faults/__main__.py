@@ -20,11 +20,12 @@ import typer
 from rich.console import Console
 
 from tests import s3_server
-from tests.faults import device_scenarios, store_scenarios
+from tests.faults import device_scenarios, partition, store_scenarios
 from tests.faults.cluster import nodes
 from tests.faults.kills import WINDOWS, kill_in_window, soak
 from tests.faults.late import late_writers
 from tests.faults.outcome import Outcome
+from tests.faults.stopped_job import ray_job_stop
 
 _FLAKY = "flaky store"
 """The scenario that compares its view with that of a run without faults."""
@@ -42,18 +43,25 @@ def main(
     """Attack whole edit jobs, and count in storage what is lost or doubled."""
     out.mkdir(parents=True, exist_ok=True)
     report = out / "faults.json"
-    before = json.loads(report.read_text())["faults"] if report.exists() else []
-    found: dict[str, dict[str, Any]] = {fault["name"]: fault for fault in before}
     if not resume:
         shutil.rmtree(out / "soak", ignore_errors=True)
     with contextlib.ExitStack() as stack:
         for name, run in _all_scenarios(out, kills, seed, stack):
-            if only in name and not (resume and _held(found.get(name), kills if name == _SOAK else 0)):
-                found[name] = _run(name, run)
+            held = resume and _held(_found(report).get(name), kills if name == _SOAK else 0)
+            if only in name and not held:
+                line = _run(name, run)
+                found = {**_found(report), name: line}  # read anew: another call may write, too
                 report.write_text(json.dumps(_report(list(found.values())), indent=1) + "\n")
-    told = _report(list(found.values()))
-    if told["lost"] or told["doubled"] or any(fault["outcome"] != "held" for fault in found.values()):
+    told = _report(list(_found(report).values()))
+    if told["lost"] or told["doubled"] or any(fault["outcome"] != "held" for fault in told["faults"]):
         raise typer.Exit(1)
+
+
+def _found(report: Path) -> dict[str, dict[str, Any]]:
+    """What earlier calls found, by name."""
+    if not report.exists():
+        return {}
+    return {fault["name"]: fault for fault in json.loads(report.read_text())["faults"]}
 
 
 def _held(fault: dict[str, Any] | None, kills: int) -> bool:
@@ -68,6 +76,10 @@ def _all_scenarios(out: Path, kills: int, seed: int, stack: contextlib.ExitStack
     yield from device_scenarios.SCENARIOS
     for name, run in store_scenarios.SCENARIOS:
         yield name, lambda folder, run=run: run(folder, server())
+    yield "ray job stop", ray_job_stop
+    if partition.possible():
+        yield "a partition that the health check bears", partition.short_partition
+        yield "a partition that outlasts the health check", partition.long_partition
     for window in WINDOWS:
         for target in window.targets:
             kill = partial(kill_in_window, window, target)

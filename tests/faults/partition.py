@@ -23,6 +23,7 @@ from tests.faults.outcome import Outcome, outcome
 
 _RAY = Path(sys.executable).parent / "ray"
 _NEAR, _FAR = "10.199.7.1", "10.199.7.2"
+_WIRE = "wire0"
 _ADDRESS = f"{_NEAR}:6399"
 _PATIENCE = 300.0
 _IMAGES, _SECONDS_AN_EDIT = 150, 0.1
@@ -48,11 +49,11 @@ class _Hosts:
 
     def cut(self) -> None:
         """Take the far end of the link down; the near end only sees that no packet comes."""
-        _ip("-n", self.far, "link", "set", "link", "down")
+        _ip("-n", self.far, "link", "set", _WIRE, "down")
 
     def heal(self) -> None:
         """Take it up again."""
-        _ip("-n", self.far, "link", "set", "link", "up")
+        _ip("-n", self.far, "link", "set", _WIRE, "up")
         _ip("-n", self.far, "route", "replace", "default", "via", _NEAR)  # goes with the link
 
 
@@ -127,11 +128,11 @@ def _two_hosts() -> Iterator[_Hosts]:
     try:
         for host in (hosts.near, hosts.far):
             _ip("netns", "add", host)
-        peer = ("peer", "name", "link", "netns", hosts.far)
-        _ip("link", "add", "link", "netns", hosts.near, "type", "veth", *peer)
+        peer = ("peer", "name", _WIRE, "netns", hosts.far)
+        _ip("link", "add", _WIRE, "netns", hosts.near, "type", "veth", *peer)
         for host, address, other in ((hosts.near, _NEAR, _FAR), (hosts.far, _FAR, _NEAR)):
-            _ip("-n", host, "addr", "add", f"{address}/30", "dev", "link")
-            for device in ("lo", "link"):
+            _ip("-n", host, "addr", "add", f"{address}/30", "dev", _WIRE)
+            for device in ("lo", _WIRE):
                 _ip("-n", host, "link", "set", device, "up")
             _ip("-n", host, "route", "add", "default", "via", other)  # a process learns its address by a route
         yield hosts

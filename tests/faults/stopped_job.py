@@ -31,7 +31,7 @@ def stopped_by_ray(folder: Path, server: JobServer) -> Outcome:
     put_images(folder / "in", range(_IMAGES))
     recipe, output = write_recipe(folder), open_store(f"{folder}/out")
     name = f"eim-{folder.name}"
-    _submit(server, recipe, name, "--no-wait")
+    _submit(server, recipe, name, _SECONDS_AN_EDIT, "--no-wait")
     deadline = time.monotonic() + _PATIENCE
     while not output.keys("edits"):
         assert _state(server, name) in ("PENDING", "RUNNING"), server.job("logs", name).stdout
@@ -46,14 +46,14 @@ def stopped_by_ray(folder: Path, server: JobServer) -> Outcome:
     said = "the same command goes on from there" in server.job("logs", name).stdout
     stored = len(Ledger(output).read().edits)
     assert 0 < stored < 3 * _IMAGES, f"stopped with {stored} edits"
-    again = _submit(server, recipe, f"{name}-again")
+    again = _submit(server, recipe, f"{name}-again", 0.0)
     assert again == "SUCCEEDED", server.job("logs", f"{name}-again").stdout[-2000:]
     note = f"stopped within 30 s, {stored} edits stored, its word in the log: {said}; the second job {again}"
     return outcome("ray job stop", f"{folder}/out", kills=1, note=note)
 
 
-def _submit(server: JobServer, recipe: Path, name: str, *options: str) -> str:
-    command = ["python", "-m", "tests.e2e.fake_job", str(recipe), str(_SECONDS_AN_EDIT)]
+def _submit(server: JobServer, recipe: Path, name: str, seconds: float, *options: str) -> str:
+    command = ["python", "-m", "tests.e2e.fake_job", str(recipe), str(seconds)]
     done = server.job("submit", "--submission-id", name, "--working-dir", ".", *options, "--", *command)
     assert done.returncode == 0, done.stdout + done.stderr
     return _state(server, name)

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +100,21 @@ def test_a_body_that_always_breaks_off_is_never_taken_for_the_object(
     assert proxy.requests["GET"] == retrying.ATTEMPTS
 
 
+def test_a_body_that_ends_early_without_an_error_is_not_taken_either(
+    store: Store, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("a", DATA)
+    answer = storage._answer
+
+    async def longer(method: str, **arguments: object) -> dict[str, object]:
+        found = await answer(method, **arguments)
+        return {**found, "ContentLength": len(DATA) + 1}
+
+    monkeypatch.setattr(storage, "_answer", longer)
+    with pytest.raises(UnansweredError, match=f"{len(DATA)} bytes came, {len(DATA) + 1} were announced"):
+        store.read("a")
+
+
 def test_a_call_makes_no_more_requests_than_it_says(store: Store, proxy: S3Proxy) -> None:
     proxy.set(Rule("slow_down"))
     with pytest.raises(UnansweredError, match=r"put .* SlowDown: .*; run again"):
@@ -180,18 +194,26 @@ def test_a_full_disk_is_told_at_once_and_leaves_nothing(
     assert (len(calls), list(tmp_path.iterdir())) == (1, [])
 
 
-def lag(proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Listings show nothing that was put, and after a moment everything."""
-    monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.1)
+def lag_once(proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first listing that asks for them shows no new objects; the next ones show all."""
+    monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.0)
+    listing = S3Proxy.listing
+
+    def once(self: S3Proxy, bucket: str, body: bytes) -> bytes:
+        shown = listing(self, bucket, body)
+        if self.struck["unlisted"]:
+            self.listing_lag = 0.0
+        return shown
+
+    monkeypatch.setattr(S3Proxy, "listing", once)
     proxy.set(listing_lag=3600)
-    threading.Timer(0.4, lambda: setattr(proxy, "listing_lag", 0.0)).start()
 
 
 def test_a_listing_that_lags_is_read_again_until_a_manifest_is_whole(
     store: Store, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = start_job(store.root, 4)
-    lag(proxy, monkeypatch)
+    lag_once(proxy, monkeypatch)
     assert len(job.samples) == 4
     assert proxy.struck["unlisted"] > 0
 
@@ -209,9 +231,10 @@ def test_the_account_waits_for_rows_that_are_not_listed_yet(
     job = start_job(store.root, 2)
     proxy.forget()  # the listing is old, the rows are new
     job.write(job.samples)
-    lag(proxy, monkeypatch)
+    proxy.set(listing_lag=3600)
     ledger = Ledger(job.store, job.fingerprint)
     assert ledger.account(job.manifest, job.recipe.edits).left == 2
+    lag_once(proxy, monkeypatch)
     assert ledger.settled_account(job.manifest, job.recipe.edits).left == 0
 
 
