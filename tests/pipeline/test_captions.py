@@ -3,19 +3,18 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from eim_ops.edit import edit_images
+from eim_ops.editor import Editor
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.asked import AskedEdit
 from pipeline.attempts import Attempts
 from pipeline.caption_cache import CaptionCache, Captions
-from pipeline.operations import Operations, _edit, caption_settings, real_operations
+from pipeline.operations import Operations, caption_settings, real_operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, RecipeError
@@ -217,7 +216,7 @@ def test_rows_that_failed_before_pass_untouched(tmp_path: Path) -> None:
 
 def test_a_prompt_that_the_text_encoder_would_cut_is_a_failure_of_its_edit() -> None:
     recipe, fakes = make_recipe(captioner="manifest", method={"steps": 2, "draws": 1}, batch=2), fake_operations()
-    editor = partial(_edit, edit_images, tiny_sd3(), recipe)
+    editor = Editor(tiny_sd3(), recipe.method)
     operations = Operations(fakes.make_captioner, lambda _, __: editor, fakes.facts)
     face, long = "a portrait with deep frown", "a portrait with " + "broad smile, " * 30
     rows = [loaded(0, asked("a", given=long), asked("b", given=face), source_prompt=face)]
