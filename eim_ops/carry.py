@@ -43,7 +43,7 @@ def unpack_encoded(
     trajectory: Inversion | Coupling
     if "velocities" in latents:
         eps = noise(seeds, len(sigmas) - 1, clean.shape[1:]).to(clean)
-        trajectory = Coupling(eps.transpose(0, 1), latents["velocities"])
+        trajectory = Coupling(eps.transpose(0, 1).contiguous(), latents["velocities"])
     else:
         trajectory = Inversion(latents["noisy"], latents["residual"])
     free = free_guidance(backbone, method, batch)
@@ -59,6 +59,7 @@ def unpack_clean(blobs: Sequence[bytes]) -> Tensor:
 
 _FIGURES = ("recon_psnr", "cost", "fell_back", "residual_left", "iterations")
 """Of rows, kept on the CPU."""
+_CHANNELS_LAST = "channels_last."
 
 
 def pack_halves(halves: ImageHalves) -> list[bytes]:
@@ -76,14 +77,25 @@ def unpack_halves(blobs: Sequence[bytes], like: Tensor) -> ImageHalves:
 
 def unpack_image(blob: bytes) -> Tensor:
     """One image half alone, (1, C, h, w), on the CPU."""
-    return load(blob)["image"]
+    return _unpacked([blob])["image"]
 
 
 def _packed(columns: Mapping[str, Tensor]) -> list[bytes]:
     rows = range(len(columns["cost"]))
-    return [save({name: its[row : row + 1].cpu().contiguous() for name, its in columns.items()}) for row in rows]
+    laid_out = dict(_laid_out(name, its.cpu()) for name, its in columns.items())
+    return [save({name: its[row : row + 1].contiguous() for name, its in laid_out.items()}) for row in rows]
+
+
+def _laid_out(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """Latents that lie with their channels last keep to it: kernels round differently for another layout."""
+    last = tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+    return (f"{_CHANNELS_LAST}{name}", tensor.permute(0, 2, 3, 1)) if last else (name, tensor)
 
 
 def _unpacked(blobs: Sequence[bytes]) -> dict[str, Tensor]:
     rows = [load(blob) for blob in blobs]
-    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    columns = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    return {
+        name.removeprefix(_CHANNELS_LAST): its.permute(0, 3, 1, 2) if name.startswith(_CHANNELS_LAST) else its
+        for name, its in columns.items()
+    }
