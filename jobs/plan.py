@@ -109,7 +109,7 @@ def _lines(recipe: Recipe, told: "Forecast") -> list[tuple[str, str]]:
     of = f"{work.images:,} x {price.encode} encode + {work.targets:,} x {price.identify} identify"
     pools = [
         f"{pool.size} {name} x ({pool.num_cpus:g} CPU, {pool.num_gpus:g} GPU, {pool.threads} threads)"
-        for name, pool in (("caption", plan.caption), ("edit", plan.edit))
+        for name, pool in plan.pools.items()
     ]
     cached = f", at most {told.storage.captions:,} captions" if told.storage.captions else ""
     return [

@@ -79,11 +79,23 @@ class Time:
     """Of all GPUs that the pools hold, busy or not."""
 
 
+def _longest(work: Workload, costs: Costs, plan: Plan) -> float:
+    """Evaluations of one actor of the editing pool that has most to do; a fused one has all."""
+    by_stage = {
+        "encode": work.images * costs.encode,
+        "identify": work.targets * costs.identify,
+        "edit": work.edits * costs.decode,
+    }
+    apart = {name: plan.pools[name].size for name in by_stage if name in plan.pools and name != "edit"}
+    rest = sum(evaluations for name, evaluations in by_stage.items() if name not in apart)
+    return max(rest / plan.edit.size, *(by_stage[name] / size for name, size in apart.items()), 0.0)
+
+
 def time_of(work: Workload, costs: Costs, rates: Rates, plan: Plan, batch: int) -> Time:
     """The time of this work, padding included, its actors all busy to the end."""
-    edit = rates.evaluation.scaled(work.padded(batch).evaluations(costs) / plan.edit.size)
+    edit = rates.evaluation.scaled(_longest(work.padded(batch), costs, plan))
     caption = rates.caption.scaled(work.edits / plan.caption.size)
-    gpus = plan.caption.size * plan.caption.num_gpus + plan.edit.size * plan.edit.num_gpus
+    gpus = sum(pool.size * pool.num_gpus for pool in plan.pools.values())
     whole = Spread(max(caption.low, edit.low), max(caption.middle, edit.middle), max(caption.high, edit.high))
     return Time(whole, caption, edit, whole.scaled(gpus / 3600))
 

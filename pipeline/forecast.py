@@ -1,7 +1,7 @@
 """What `eim plan` tells: the input listed, held against the output, and priced. Nothing is written or started."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eim_ops.cost import Costs, costs
 from pipeline.captioner_spec import GIVEN_PROMPTS, TemplateSpec
@@ -60,6 +60,8 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
         elif run is not None:
             rates = recorded_rates(ledger.store, name, buckets_of(run))
     prices = costs(recipe.method)
+    if recipe.direction == "shared":  # identified over a small sample, which is not counted
+        prices = replace(prices, identify=0)
     return Forecast(
         account=account,
         costs=prices,
