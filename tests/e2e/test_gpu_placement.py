@@ -20,7 +20,7 @@ def devices(root: Path, png: PngMaker, pools: dict[str, Any]) -> dict[str, set[t
     for index in range(48):
         (root / "in" / f"{index}.png").write_bytes(png(index))
     command = [sys.executable, "-m", "tests.e2e.gpu_job", str(root), json.dumps(pools)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=170)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"edits": 96, "failures": 0, "problem": None}
     found: dict[str, set[tuple[int, tuple[int, ...]]]] = {}

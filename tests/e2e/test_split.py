@@ -1,22 +1,17 @@
 """Split and fused placements through Ray, with a tiny model: same rows, same pixels, each actor on its own device."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from eim_ops.editor import Editor
 from pipeline.flow import Summary, run_edit
 from pipeline.ledger import Ledger
-from pipeline.operations import Operations
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe import parse_recipe
 from pipeline.storage import open_store
 from pipeline.verify import verify_output
 from tests.conftest import PngMaker
-from tests.eim_ops.conftest import tiny_sd3
-from tests.fakes import FakeCaptioner, fake_operations
+from tests.tiny import tiny_operations
 
 SWEEP = {
     "attributes": {"smile": "broad smile", "hair": "red hair"},
@@ -24,32 +19,6 @@ SWEEP = {
     "grids": [["smile", "hair"]],
 }
 METHOD = {"steps": 2, "draws": 1}
-
-
-class WordedCaptioner(FakeCaptioner):
-    """Prompts in the tiny model's words."""
-
-    def describe(self, images: Any) -> list[str]:
-        return ["a portrait with deep frown, black hair"] * len(images)
-
-
-@dataclass(frozen=True)
-class TinyFactories:
-    """Picklable."""
-
-    def captioner(self, recipe: Recipe, device: str) -> FakeCaptioner:
-        return WordedCaptioner()
-
-    def editor(self, recipe: Recipe, device: str) -> Editor:
-        torch.manual_seed(0)
-        backbone = tiny_sd3()
-        backbone.name, backbone.revision = recipe.model, "fake-1"
-        return Editor(backbone, recipe.method)
-
-
-def tiny_operations() -> Operations:
-    factories = TinyFactories()
-    return Operations(factories.captioner, factories.editor, fake_operations().facts)
 
 
 def run(root: Path, output: str, **changes: Any) -> Summary:

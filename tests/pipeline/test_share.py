@@ -1,0 +1,69 @@
+"""Shared directions stage after stage in this process, with a tiny model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.actors import CaptionStage, EditStage
+from pipeline.attempts import Attempts
+from pipeline.decode import encode_png
+from pipeline.placement import PoolPlan
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe, RecipeError
+from pipeline.share import SampleStage, sample_rows, store_averages, wanted_pairs
+from pipeline.shared import SharedDirections
+from pipeline.storage import open_store
+from pipeline.work import Row, table_of_work
+from tests.pipeline.builders import SMILE, asked, make_recipe, start_job, work_row
+from tests.tiny import tiny_operations
+
+POOL = PoolPlan(1, 1.0, 0.0, 1, "cpu")
+IDLE = (POOL, Progress(), Attempts())
+PAIR = ("smile", "broad smile")
+
+
+def recipe() -> Recipe:
+    return make_recipe(model="tiny", edits=[SMILE], batch=2, method={"steps": 2, "draws": 1}, direction="shared")
+
+
+def captioned(seed: int) -> Row:
+    pixels = np.random.default_rng(seed).integers(50, 150, (64, 64, 3), np.uint8)
+    row = work_row(asked(), image=encode_png(pixels), source_sha256=str(seed), seed=seed, sample_id=f"{seed:02x}")
+    (done,) = CaptionStage(tiny_operations(), recipe(), *IDLE)(table_of_work([row])).to_pylist()
+    return done
+
+
+def shared_over(rows: list[Row], folder: Path) -> SharedDirections:
+    store = open_store(str(folder))
+    sample = SampleStage(tiny_operations(), recipe(), *IDLE)(table_of_work(rows)).to_pylist()
+    store_averages(sample, wanted_pairs(recipe().edits), SharedDirections(store, {}), recipe(), "fake-1")
+    return SharedDirections.read(store, [PAIR])
+
+
+def test_edits_take_the_mean_of_the_sample_and_name_it(tmp_path: Path) -> None:
+    rows = [captioned(seed) for seed in range(3)]
+    shared = shared_over(rows[:2], tmp_path)
+    (file,) = {key for key in open_store(str(tmp_path)).keys("directions") if key.endswith(".safetensors")}
+    assert file == f"directions/{shared.ids[PAIR]}/direction.safetensors"
+
+    stage = EditStage(tiny_operations(), recipe(), *IDLE, shared=shared)
+    edited = stage(table_of_work(rows)).to_pylist()
+    results = [row["results"][0] for row in edited]
+    assert {(its["direction_id"], its["direction_method"]) for its in results} == {(shared.ids[PAIR], "shared")}
+    own = EditStage(tiny_operations(), recipe(), *IDLE)(table_of_work(rows)).to_pylist()
+    assert results[2]["image"] != own[2]["results"][0]["image"]
+    assert results[2]["evaluations"] < own[2]["results"][0]["evaluations"], "nothing is identified for it"
+    assert shared_over(rows[:2], tmp_path).ids == shared.ids, "the same images give the same direction"
+
+
+def test_a_sample_of_which_nothing_came_is_refused_with_the_first_error(tmp_path: Path) -> None:
+    broken = {**captioned(0), "error_stage": "load", "error_type": "E", "error_message": "gone"}
+    with pytest.raises(RecipeError, match=r"sample's 1 images gave a direction for smile -> broad smile \(E: gone\)"):
+        shared_over([broken], tmp_path)
+
+
+def test_the_sample_is_the_smallest_sample_ids(tmp_path: Path) -> None:
+    job = start_job(str(tmp_path), images=7)
+    rows = sample_rows(job.manifest, 3, wanted_pairs(job.recipe.edits))
+    assert [row["sample_id"] for row in rows] == sorted(row["sample_id"] for row in job.samples)[:3]

@@ -1,0 +1,38 @@
+"""Operations with the tiny model of random weights, for whole jobs whose pixels matter and whose looks do not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from eim_ops.editor import Editor
+from pipeline.operations import Operations
+from pipeline.recipe import Recipe
+from tests.eim_ops.conftest import tiny_sd3
+from tests.fakes import FakeCaptioner, fake_operations
+
+
+class WordedCaptioner(FakeCaptioner):
+    """Prompts in the tiny model's words."""
+
+    def describe(self, images: Any) -> list[str]:
+        return ["a portrait with deep frown, black hair"] * len(images)
+
+
+@dataclass(frozen=True)
+class TinyFactories:
+    """Picklable."""
+
+    def captioner(self, recipe: Recipe, device: str) -> FakeCaptioner:
+        return WordedCaptioner()
+
+    def editor(self, recipe: Recipe, device: str) -> Editor:
+        torch.manual_seed(0)
+        backbone = tiny_sd3()
+        backbone.name, backbone.revision = recipe.model, "fake-1"
+        return Editor(backbone, recipe.method)
+
+
+def tiny_operations() -> Operations:
+    factories = TinyFactories()
+    return Operations(factories.captioner, factories.editor, fake_operations().facts)
