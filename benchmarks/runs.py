@@ -47,8 +47,7 @@ class Run:
     def warm(self) -> float:
         """Seconds from when the last model is loaded until all is written."""
         ended = self.events.get("run-ends") or self.events["ends"]
-        begun = self.events["begins"] if "begins" in self.events else [0.0]
-        return ended[-1] - max(*self.events["loaded"], *begun)
+        return ended[-1] - max(*self.events["loaded"], *self.events.get("begins", ()))
 
 
 def faces(folder: Path, count: int) -> Path:
