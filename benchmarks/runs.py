@@ -27,6 +27,8 @@ TARGETS = {
 }
 _SAMPLE_SECONDS = 0.25
 _LIMIT_SECONDS = 900
+_ALIKE = {"RAY_worker_niceness": "0"}
+"""Ray runs its workers at niceness 15: beside anything else on the machine a plain loop would be favoured."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _run(folder: Path, arguments: list[str], environment: dict[str, str]) -> Run
     started, stop = time.time(), threading.Event()
     process = subprocess.Popen(
         [sys.executable, *arguments],
-        env={**os.environ, clock.FOLDER: str(times), **environment},
+        env={**os.environ, clock.FOLDER: str(times), **_ALIKE, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
