@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
-.PHONY: demo test faults check-infra
+.PHONY: demo test faults bench check-infra
 
 demo: $(STAMP)
 	@test -f out/demo-faces/face-0023.png || $(BIN)/eim faces render --count 24 --seed 7 --out out/demo-faces
@@ -20,6 +20,11 @@ test: $(STAMP)
 # Kills, a failing store, a failing device: every scenario, about half an hour; then out/faults/faults.json.
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults --out out/faults
+
+# What the pipeline costs beside plain loops and rivals: about half an hour on two cores that do nothing else.
+bench: $(STAMP)
+	$(BIN)/pip install -q -c .venv/constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks --out out/bench
 
 # Everything below infra/, with nothing skipped for want of a tool (KubeRay's CRDs aside).
 check-infra: $(STAMP) .tools/bin/kubectl .tools/bin/promtool .tools/compose_spec.json

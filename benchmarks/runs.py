@@ -27,6 +27,8 @@ TARGETS = {
 }
 _SAMPLE_SECONDS = 0.25
 _LIMIT_SECONDS = 900
+_ALIKE = {"RAY_worker_niceness": "0"}
+"""Ray runs its workers at niceness 15: beside anything else on the machine a plain loop would be favoured."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,7 @@ class Run:
     def warm(self) -> float:
         """Seconds from when the last model is loaded until all is written."""
         ended = self.events.get("run-ends") or self.events["ends"]
-        begun = self.events["begins"] if "begins" in self.events else [0.0]
-        return ended[-1] - max(*self.events["loaded"], *begun)
+        return ended[-1] - max(*self.events["loaded"], *self.events.get("begins", ()))
 
 
 def faces(folder: Path, count: int) -> Path:
@@ -120,7 +121,7 @@ def _run(folder: Path, arguments: list[str], environment: dict[str, str]) -> Run
     started, stop = time.time(), threading.Event()
     process = subprocess.Popen(
         [sys.executable, *arguments],
-        env={**os.environ, clock.FOLDER: str(times), **environment},
+        env={**os.environ, clock.FOLDER: str(times), **_ALIKE, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,10 +13,8 @@ def measure(folder: Path, sizes: Sizes) -> Figures:
     """Warm rate of N edit actors over N times that of one."""
     one, two, four = (_run(folder, sizes, size, f"--cpus={_CPUS}") for size in (1, 2, 4))
     on_one, on_two = _on_nodes(folder, sizes)
-    how = (
-        f"{sizes.scaleout_images} images, one edit each of {sizes.scaleout_seconds * 1000:g} ms in a stub; one machine, "
-        f"{_CPUS} logical CPUs; seconds of one edit actor over"
-    )
+    each = f"{sizes.scaleout_images} images, one edit each of {sizes.scaleout_seconds * 1000:g} ms in a stub"
+    how = f"{each}; one machine of {_CPUS} logical CPUs: seconds of one edit actor over"
     nodes = (
         f"{sizes.scaleout_images} images, the same stub; one actor on one Ray node, over 2 x two actors on two nodes"
     )

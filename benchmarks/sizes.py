@@ -15,8 +15,8 @@ class Sizes:
     single_runs: int = 4
     growth: tuple[int, int, int] = (100, 1_000, 10_000)
     growth_seconds: float = 0.001
-    scaleout_images: int = 256
-    scaleout_seconds: float = 0.1
+    scaleout_images: int = 128
+    scaleout_seconds: float = 0.2
 
 
 QUICK = Sizes(4, 4, 1, 2, 1, (8, 16, 32), 0.001, 32, 0.02)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from eim_ops.edit import EditedImage, EditTask
-from pipeline.operations import Editor, ModelFacts, Operations
+from eim_ops.task import EditedImage, EditTask
+from pipeline.operations import ModelFacts, Operations
 from pipeline.recipe import Recipe
 
 _SIZE = 64
@@ -33,7 +33,7 @@ class StubCaptioner:
 
 @dataclass(frozen=True)
 class StubEditor:
-    """Sleeps `seconds` for each edit and returns the source, one grey level brighter."""
+    """Sleeps `seconds` for each edit and returns the source, one grey level brighter. It has no units of its own."""
 
     seconds: float
     evaluations: int = 0
@@ -60,7 +60,7 @@ class _Factories:
     def captioner(self, recipe: Recipe, device: str) -> StubCaptioner:
         return StubCaptioner()
 
-    def editor(self, recipe: Recipe, device: str) -> Editor:
+    def editor(self, recipe: Recipe, device: str) -> StubEditor:
         return StubEditor(self.seconds)
 
     def facts(self, recipe: Recipe) -> ModelFacts:

@@ -14,7 +14,7 @@ _ATTRIBUTES = 5
 
 
 def measure(folder: Path, sizes: Sizes) -> Figures:
-    """Evaluations an edit over those of a bare decode; warm seconds an edit over those of single-edit runs; spilling."""
+    """Evaluations an edit over a bare decode's; warm seconds an edit over those of single-edit runs; spilling."""
     images = faces(folder, sizes.sweep_faces)
     asked = edits(_ATTRIBUTES, _STRENGTHS)
     sweep = run_pipeline(folder, "sweep", images, asked, "--together")

@@ -46,7 +46,8 @@ class CaptionStage:
         attempts: Attempts,
         cache: CaptionCache | None = None,
     ) -> None:
-        set_threads(pool)
+        set_threads(1)
+        self._threads = pool.threads
         self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
         self._recipe, self._cache = recipe, cache
         self._loaded = load_model(
@@ -58,6 +59,7 @@ class CaptionStage:
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        set_threads(self._threads)
         writer = CaptionWriter(usable(self._loaded, self._progress), self._recipe, self._cache, self._each)
         self._progress.taken("caption", len(table))
         started = time.perf_counter()

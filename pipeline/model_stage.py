@@ -31,11 +31,16 @@ _SMALLEST_BATCH = 2
 """Of an editor's model calls: kernels for a single row differ."""
 
 
-def set_threads(pool: PoolPlan) -> None:
-    """Ray gives workers OMP_NUM_THREADS=1; the plan knows better."""
+def set_threads(threads: int) -> None:
+    """How many threads torch computes with; Ray gives workers OMP_NUM_THREADS=1, the plan knows better.
+
+    Ray Data makes an actor in one thread and calls it in another. Each that computes in parallel keeps its own team,
+    and where teams together have more threads than there are cores, libgomp's waits sleep instead of spin. So an actor
+    loads with one thread, and takes the plan's where it is called.
+    """
     import torch
 
-    torch.set_num_threads(pool.threads)
+    torch.set_num_threads(threads)
 
 
 class ModelStage(ABC):
@@ -55,7 +60,8 @@ class ModelStage(ABC):
         shared: SharedDirections | None = None,
     ) -> None:
         """shared: the directions whose image halves the edits take; None: each image's own."""
-        set_threads(pool)
+        set_threads(1)
+        self._threads = pool.threads
         self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
         self._shared: Mapping[tuple[str, str], str] = {} if shared is None else shared.ids
 
@@ -71,6 +77,7 @@ class ModelStage(ABC):
         self._loaded = load_model("model", recipe.model, pool.device, make, attempts)
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        set_threads(self._threads)
         self._edit = usable(self._loaded, self._progress)
         self._progress.taken(self.name, len(table))
         before, started = self._edit.evaluations, time.perf_counter()

@@ -1,4 +1,4 @@
-"""A Ray Data script as one writes it in twenty minutes: one `map_batches` a step, images and a Parquet table at the end.
+"""A Ray Data script as one writes it in twenty minutes: one `map_batches` a step, images and a table at the end.
 
 Ray Data's defaults but for two things. Each actor asks for half a CPU: with the default of one, two actors hold both
 CPUs of a small machine and nothing is left to read with. And what two writes share is materialized, else it is made

@@ -10,9 +10,10 @@ from PIL import Image
 from benchmarks import clock
 from eim_ops.backbones.base import Backbone
 from eim_ops.captioning.base import Captioner
-from eim_ops.edit import EditTask, edit_images
+from eim_ops.edit import edit_images
 from eim_ops.load import load_backbone, load_captioner
 from eim_ops.method import Method
+from eim_ops.task import EditTask
 
 BATCH = 16
 """The recipe's default."""

@@ -1,6 +1,7 @@
 """Stages one after another in this process, with fake operations; every error stays with its own row or edit."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -218,3 +219,19 @@ def test_a_model_that_cannot_be_loaded_is_told_with_its_name_and_the_mend(error:
     stage = EditStage(operations, make_recipe(model="some/model"), POOL, SILENT, UNMARKED)
     with pytest.raises(ModelError, match=f"(?s)'some/model' cannot be loaded on cpu.*{type(error).__name__}.*{mend}"):
         stage(table_of_work([]))
+
+
+def test_an_actor_loads_with_one_torch_thread_and_computes_with_the_plans() -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def make(recipe: Recipe, device: str) -> FakeCaptioner:
+        seen.append(torch.get_num_threads())
+        return FakeCaptioner()
+
+    operations = replace(fake_operations(), make_captioner=make)
+    try:
+        stage = CaptionStage(operations, make_recipe(), replace(POOL, threads=2), SILENT, UNMARKED)
+        stage(table_of_work([]))
+        assert (*seen, torch.get_num_threads()) == (1, 2)
+    finally:
+        torch.set_num_threads(before)
