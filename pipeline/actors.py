@@ -16,7 +16,7 @@ from eim_ops.captioning.base import Refused
 from pipeline.asked import edits_from_json
 from pipeline.attempts import Attempts
 from pipeline.caption_cache import CaptionCache
-from pipeline.captioner_spec import captioner_name
+from pipeline.captioner_spec import VllmSpec, captioner_name
 from pipeline.captions import CaptionWriter
 from pipeline.device import free_memory, is_out_of_memory, leave_if_lost
 from pipeline.loading import load_model, usable
@@ -47,8 +47,10 @@ class CaptionStage:
         cache: CaptionCache | None = None,
     ) -> None:
         set_threads(pool)
-        self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
+        self._progress, self._attempts = progress, attempts
         self._recipe, self._cache = recipe, cache
+        spec = recipe.captioner
+        self._batch = spec.questions if isinstance(spec, VllmSpec) else recipe.batch
         self._loaded = load_model(
             "captioner",
             captioner_name(recipe.captioner),
