@@ -15,10 +15,11 @@ from benchmarks.gpu.build import SOURCE, TARGET
 from benchmarks.gpu.report import Report, free
 from benchmarks.gpu.timing import flops_of, once, peak_gib, seconds_of
 from eim_ops.backbones.adapter import PipelineBackbone
-from eim_ops.edit import EditTask, edit_images
+from eim_ops.edit import edit_images
 from eim_ops.joint import Conditioning
 from eim_ops.method import Method
 from eim_ops.peers.flowedit import FlowEditSettings, flowedit
+from eim_ops.task import EditTask
 
 STRENGTHS = (-1.0, 0.5, 1.0, 1.5)
 _SIGMA = 0.6
