@@ -16,7 +16,7 @@ from eim_ops.captioning.base import Refused
 from pipeline.asked import edits_from_json
 from pipeline.attempts import Attempts
 from pipeline.caption_cache import CaptionCache
-from pipeline.captioner_spec import captioner_name
+from pipeline.captioner_spec import VllmSpec, captioner_name
 from pipeline.captions import CaptionWriter
 from pipeline.device import free_memory, is_out_of_memory, leave_if_lost
 from pipeline.loading import load_model, usable
@@ -48,8 +48,10 @@ class CaptionStage:
     ) -> None:
         set_threads(1)
         self._threads = pool.threads
-        self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
+        self._progress, self._attempts = progress, attempts
         self._recipe, self._cache = recipe, cache
+        spec = recipe.captioner
+        self._batch = spec.questions if isinstance(spec, VllmSpec) else recipe.batch
         self._loaded = load_model(
             "captioner",
             captioner_name(recipe.captioner),

@@ -1,5 +1,6 @@
 """The recipe's `captioner`: a name, or a mapping with a `kind`."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,10 @@ GIVEN_PROMPTS = "manifest"
 """The captioner's name in a recipe whose manifest brings every prompt."""
 
 _Text = Annotated[str, Field(min_length=1)]
+
+
+EngineValue = str | int | float | bool
+_ENGINE_TAKEN = frozenset({"model", "revision", "tokenizer", "tokenizer_revision", "trust_remote_code", "seed"})
 
 
 class _Spec(BaseModel):
@@ -40,6 +45,36 @@ class HttpSpec(_Spec):
     timeout_seconds: Annotated[float, Field(gt=0)] = 60
     attempts: Annotated[int, Field(ge=1, le=20)] = 5
     max_tokens: Annotated[int, Field(ge=16)] = 256
+
+
+class VllmSpec(_Spec):
+    """An image-text-to-text model in vLLM, through `ray.data.llm`, in the caption pool's actors.
+
+    questions: that an engine has at once. engine: further arguments of vLLM's engine, such as `max_model_len`.
+    """
+
+    kind: Literal["vllm"]
+    model: _Text
+    revision: _Text | None = None
+    max_tokens: Annotated[int, Field(ge=16)] = 256
+    questions: Annotated[int, Field(ge=1, le=4096)] = 256
+    engine: Mapping[str, EngineValue] = Field(default_factory=dict)
+
+    @field_validator("engine")
+    @classmethod
+    def _own_keys(cls, engine: Mapping[str, Any]) -> Mapping[str, Any]:
+        taken = sorted(set(engine) & _ENGINE_TAKEN)
+        if taken:
+            raise ValueError(
+                f"{', '.join(taken)}: not for the engine; a captioner's model and revision are keys of its own"
+            )
+        return engine
+
+    @property
+    def gpus(self) -> int:
+        """That one engine is spread over."""
+        sizes = (self.engine.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline"))
+        return math.prod(size if isinstance(size, int) else 1 for size in sizes)
 
 
 class TemplateSpec(_Spec):
@@ -77,28 +112,37 @@ CaptionerSpec = Annotated[
     Annotated[_Text, Tag("name")]
     | Annotated[ModelSpec, Tag("model")]
     | Annotated[HttpSpec, Tag("http")]
+    | Annotated[VllmSpec, Tag("vllm")]
     | Annotated[TemplateSpec, Tag("template")],
     Discriminator(
         _kind,
         custom_error_type="captioner",
         custom_error_message="give a name (mini-vlm, a folder, a hub id, manifest), or a mapping with kind: model, "
-        "http or template",
+        "vllm, http or template",
     ),
 ]
 
-_KINDS: dict[str, type[BaseModel]] = {"model": ModelSpec, "http": HttpSpec, "template": TemplateSpec}
+_KINDS: dict[str, type[BaseModel]] = {
+    "model": ModelSpec,
+    "vllm": VllmSpec,
+    "http": HttpSpec,
+    "template": TemplateSpec,
+}
 KIND_KEYS = {kind: list(spec.model_fields) for kind, spec in _KINDS.items()}
 """The allowed keys of each kind."""
 
 
-def captioner_name(spec: str | ModelSpec | HttpSpec | TemplateSpec) -> str:
+_Given = str | ModelSpec | VllmSpec | HttpSpec | TemplateSpec
+
+
+def captioner_name(spec: _Given) -> str:
     """As rows name it."""
     return spec if isinstance(spec, str) else spec.kind if isinstance(spec, TemplateSpec) else spec.model
 
 
-def captioner_identity(spec: str | ModelSpec | HttpSpec | TemplateSpec) -> str | dict[str, Any]:
+def captioner_identity(spec: _Given) -> str | dict[str, Any]:
     """What of it changes captions: speed, patience and the key's place do not."""
     if isinstance(spec, str):
         return spec
-    without = {"requests_per_minute", "concurrency", "timeout_seconds", "attempts", "key_env"}
+    without = {"requests_per_minute", "concurrency", "timeout_seconds", "attempts", "key_env", "questions"}
     return spec.model_dump(exclude=without)

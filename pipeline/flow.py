@@ -14,7 +14,7 @@ from pipeline.actors import CaptionStage, EditStage
 from pipeline.ask import Ask
 from pipeline.attempts import Attempts
 from pipeline.caption_cache import CaptionCache
-from pipeline.captioner_spec import captioner_name
+from pipeline.captioner_spec import VllmSpec, captioner_name
 from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, open_run
@@ -158,6 +158,8 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     facts = RunFacts(name, recipe.model, models.model_revision, captioner, models.captioner_revision)
     stage_arguments = {"operations": run.operations, "recipe": recipe, "progress": progress, "attempts": attempts}
     caption_arguments = {**stage_arguments, "cache": _caption_cache(run)}
+    # vLLM batches by itself, over as many questions as it is given.
+    captioned = max(plan.block_rows, recipe.batch) if isinstance(recipe.captioner, VllmSpec) else recipe.batch
     groups = [{"buckets": list(group)} for group in run.manifest.groups(_GROUP_ROWS)]
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
     read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
@@ -172,7 +174,8 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
         .map_batches(LoadRows(models.image_size, recipe.seed, progress, attempts), **whole_blocks)
     )
     for stage, pool in plan.pools.items():
-        rows = rows.map_batches(stages[stage], **_pool(pool, arguments[stage], recipe.batch, again))
+        size = captioned if stage == "caption" else recipe.batch
+        rows = rows.map_batches(stages[stage], **_pool(pool, arguments[stage], size, again))
     scored = rows.map_batches(ScoreAndEncode(progress, attempts), **whole_blocks)
     scored.write_datasink(sink, ray_remote_args=task)
 

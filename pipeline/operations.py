@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec, captioner_identity
+from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec, VllmSpec, captioner_identity
 from pipeline.identity import fingerprint
 from pipeline.recipe import Recipe, RecipeError
 
@@ -109,6 +110,10 @@ def _make_captioner(recipe: Recipe, device: str) -> "Captioner | None":
         settings["requests_per_minute"] /= actors
         settings["concurrency"] = max(1, spec.concurrency // actors)
         return HttpCaptioner(**settings)
+    if isinstance(spec, VllmSpec):
+        from pipeline.vllm_captioner import start_vllm
+
+        return start_vllm(spec)
     from eim_ops.load import load_captioner
 
     if isinstance(spec, str):
@@ -129,6 +134,8 @@ def _facts(recipe: Recipe) -> ModelFacts:
     from eim_ops.load import checked_family, model_revision
     from eim_ops.loading import check_image_half
 
+    if isinstance(recipe.captioner, VllmSpec) and find_spec("vllm") is None:
+        raise RecipeError("captioner: kind vllm needs vLLM, which is not installed here: pip install 'eim[vllm]'")
     try:
         revision = model_revision(recipe.model, recipe.model_revision)
         captioner_revision = _captioner_revision(recipe)

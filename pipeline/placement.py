@@ -8,7 +8,7 @@ nothing and asks no cluster.
 from dataclasses import dataclass
 
 from eim_ops.cost import costs
-from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec
+from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec, VllmSpec
 from pipeline.recipe import Pool, Recipe
 
 _TASK_SHARE = 0.25
@@ -72,6 +72,7 @@ def plan_placement(recipe: Recipe, cluster: Cluster, images: int, edits_per_imag
         raise PlacementError("device: given 'cuda', but the cluster has no GPU; choose auto or cpu")
     sizes = _sizes(recipe, gpus, edits_per_image)
     shares = _gpu_shares(recipe, gpus, sizes)
+    _check_engine(recipe, shares["caption"])
     pool_cpus, task_cpus = _cpu_shares(cluster.cpus, sizes)
     # On a CPU the editing pools are where the time goes: each may use every core, and captioning half of them.
     cores = max(1, int(cluster.cpus))
@@ -155,6 +156,25 @@ def _gpu_shares(recipe: Recipe, gpus: float, sizes: dict[str, int]) -> dict[str,
         total = sum(size * shares[name] for name, size in sizes.items())
         raise PlacementError(f"pools: {terms} = {total:g} GPUs do not fit on {gpus:g}; lower a size or a num_gpus")
     return shares
+
+
+def _check_engine(recipe: Recipe, gpus: float) -> None:
+    """vLLM takes nine tenths of a GPU's memory for itself unless it is told otherwise."""
+    spec = recipe.captioner
+    if not isinstance(spec, VllmSpec):
+        return
+    if gpus <= 0:
+        raise PlacementError("captioner: kind vllm needs a GPU for each caption actor; take kind model, or kind http")
+    if gpus < 1 and "gpu_memory_utilization" not in spec.engine:
+        raise PlacementError(
+            f"captioner: a caption actor has {gpus:g} of a GPU, and vLLM would take all of it: give it whole ones "
+            "(pools.caption.num_gpus: 1), or captioner.engine.gpu_memory_utilization"
+        )
+    if spec.gpus > 1 and gpus != spec.gpus:
+        raise PlacementError(
+            f"captioner.engine spreads the model over {spec.gpus} GPUs, and a caption actor has {gpus:g}: give "
+            f"pools.caption.num_gpus: {spec.gpus}"
+        )
 
 
 def _packs(shares: list[float], gpus: int) -> bool:

@@ -15,10 +15,11 @@ from benchmarks.gpu.build import SOURCE, TARGET
 from benchmarks.gpu.report import Report, free
 from benchmarks.gpu.timing import flops_of, once, peak_gib, seconds_of
 from eim_ops.backbones.adapter import PipelineBackbone
-from eim_ops.edit import EditTask, edit_images
+from eim_ops.edit import edit_images
 from eim_ops.joint import Conditioning
 from eim_ops.method import Method
 from eim_ops.peers.flowedit import FlowEditSettings, flowedit
+from eim_ops.task import EditTask
 
 STRENGTHS = (-1.0, 0.5, 1.0, 1.5)
 _SIGMA = 0.6
@@ -87,14 +88,14 @@ def measure_velocities(bench: Bench, label: str = "velocity") -> None:
 
     def one(rows: int) -> Figures:
         inputs = bench.inputs(rows)
-        before = _graphs()
+        before = _traced()
         timed = seconds_of(lambda: bench.backbone.velocity(*inputs), bench.device, bench.budget)
         tflops = rows * bench.flops / timed["seconds"] / 1e12
         rates[rows] = rows / timed["seconds"]
         share = None if bench.peak_tflops is None else tflops / bench.peak_tflops
         return {
             "evaluations_per_second": rates[rows], "tflops": tflops,
-            "share_of_product": share, "graphs_compiled": _graphs() - before, **timed,
+            "share_of_product": share, "frames_traced": _traced() - before, **timed,
         }  # fmt: skip
 
     def speedup(few: int, many: int) -> Figures:
@@ -187,7 +188,7 @@ def _edits(bench: Bench, batch: int) -> Figures:
     if smaller:
         free()
         return _edits(bench, smaller)
-    graphs, evaluations = _graphs(), bench.backbone.evaluations
+    traced, evaluations = _traced(), bench.backbone.evaluations
     finite: list[bool] = []
     timed = once(lambda: finite.extend(_edited(bench, bench.method, batch)), bench.device)
     evaluations = bench.backbone.evaluations - evaluations
@@ -195,7 +196,7 @@ def _edits(bench: Bench, batch: int) -> Figures:
         "edits_per_second": len(finite) / timed["seconds"], "edits": len(finite), "batch": batch,
         "steps": bench.steps, "evaluations_per_edit": evaluations / len(finite),
         "evaluations_per_second": evaluations / timed["seconds"], "finite": sum(finite),
-        "recompiles_after_warm_up": _graphs() - graphs, **timed,
+        "recompiles_after_warm_up": _traced() - traced, **timed,
     }  # fmt: skip
 
 
@@ -274,7 +275,7 @@ def measure_compiled(bench: Bench) -> None:
     """The transformer's blocks compiled for static shapes; then velocities and whole edits again."""
 
     def compile_blocks() -> Figures:
-        # Every batch, and forward and backward, make graphs of their own; beyond torch's limit of 8 for one function the
+        # Every batch, forward and backward, makes graphs of its own; beyond torch's limit of 8 for one function the
         # next would run uncompiled without a word.
         limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
         setattr(torch._dynamo.config, limit, 64)
@@ -295,9 +296,9 @@ def _warmed(bench: Bench, call: Callable[[], Any]) -> dict[str, float]:
     return once(call, bench.device)
 
 
-def _graphs() -> int:
-    """Graphs that torch.compile has made so far in this process."""
-    return counters["stats"]["unique_graphs"]
+def _traced() -> int:
+    """Frames that torch.compile has traced so far in this process, with those that it gave up."""
+    return counters["frames"]["total"]
 
 
 def memory(bench: Bench) -> Figures:

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, LogitsProcessor, PreTrainedModel, ProcessorMixin
 
 from eim_ops.captioning.base import all_or_refused
 from eim_ops.captioning.constrained import JsonConstraint, constraint_is_installed
 from eim_ops.captioning.instructions import GENERAL, Instructions
+from eim_ops.captioning.processors import load_processor
 
 Message = Mapping[str, Any]
 _TEMPERATURE = 0.7
@@ -63,7 +64,13 @@ class VlmCaptioner:
             return_tensors="pt",
             processor_kwargs={"padding": True},
         ).to(self.model.device, self.model.dtype)
-        asked = inputs["input_ids"].shape[1]
+        asked, context = inputs["input_ids"].shape[1], self._context
+        if context is not None and asked > context:
+            if len(chats) > 1:  # the others are to have their answers
+                return [self._answer([chat], seed)[0] for chat in chats]
+            return [
+                ValueError(f"captioner {self.name}: the question has {asked} tokens, it takes {context}: shorten it")
+            ]
         sampling = {"do_sample": False} if seed is None else {"do_sample": True, "temperature": _TEMPERATURE}
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -77,6 +84,11 @@ class VlmCaptioner:
                 logits_processor=self._constraint(asked),
             )
         return [self._read(row) for row in tokens[:, asked:]]
+
+    @property
+    def _context(self) -> int | None:
+        """Tokens that the language model takes; None where its configuration doesn't tell."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def _constraint(self, asked: int) -> list[LogitsProcessor]:
         schema = self.instructions.schema if self.constrained else None
@@ -109,7 +121,7 @@ def load_vlm(source: Path | str, name: str, revision: str, device: torch.device 
     pinned = {} if isinstance(source, Path) else {"revision": revision}
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, use_safetensors=True, **pinned)
-    processor = AutoProcessor.from_pretrained(source, **pinned)
+    processor = load_processor(source, **pinned)
     if processor.chat_template is None:
         raise ValueError(f"captioner {name} has no chat template; take an instruction-tuned image-text-to-text model")
     processor.tokenizer.padding_side = "left"

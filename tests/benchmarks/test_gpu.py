@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,20 @@ def test_without_a_card_every_part_is_measured_on_narrow_models(name: str, tmp_p
     draws, iterations, branches = 4, 2, 3 if name.startswith("sd3") else 2
     shared = (branches - 1) + draws * (4 + 5 * iterations) + 8
     assert edits["evaluations_per_edit"] == pytest.approx(shared / 4 + branches)
-    assert parts[f"{name}/flowedit"]["evaluations_per_edit"] == 4 if name.startswith("sd3") else 2
+    assert parts[f"{name}/flowedit"]["evaluations_per_edit"] == (4 if name.startswith("sd3") else 2)
     assert parts[f"{name}/jvp_differences"]["apart_from_forward_mode"] < 0.01
 
 
-@pytest.mark.slow
-def test_compiled_blocks_make_no_new_graphs_after_the_warm_up(tmp_path: Path) -> None:
+def test_compiled_blocks_are_traced_in_the_warm_up_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Traced as ever, and run as traced: generating code for a CPU takes a minute and changes no count.
+    compiled = partialmethod(torch.nn.Module.compile, backend="eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
     only = ("--only", "velocity_compiled", "--only", "edits_compiled")
-    parts = run(tmp_path, "--model", "flux.1-dev", "--batch", "4", *only)["parts"]
-    assert parts["flux.1-dev/compiled_first_call"]["blocks"] == 4
-    assert parts["flux.1-dev/velocity_compiled/4"]["evaluations_per_second"] > 0
-    assert parts["flux.1-dev/edits_compiled"]["recompiles_after_warm_up"] == 0
+    parts = run(tmp_path, "--model", "sd3.5-large", "--batch", "4", *only)["parts"]
+    assert parts["sd3.5-large/compiled_first_call"]["blocks"] == 2
+    velocity, edits = parts["sd3.5-large/velocity_compiled/4"], parts["sd3.5-large/edits_compiled"]
+    assert velocity["evaluations_per_second"] > 0 and velocity["frames_traced"] == 0
+    assert edits["edits"] == 16 and edits["recompiles_after_warm_up"] == 0
 
 
 def test_a_part_that_fails_is_recorded_with_its_reason_and_the_rest_goes_on(tmp_path: Path) -> None:

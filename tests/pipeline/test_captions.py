@@ -173,7 +173,7 @@ HTTP = {"kind": "http", "url": "http://127.0.0.1:1/v1", "model": "m"}
         ({**HTTP, "key": "secret"}, ["captioner.key: unknown key", "key_env"]),
         ({**HTTP, "url": "localhost"}, ["captioner.url: given 'localhost'"]),
         ({"kind": "http", "model": "m"}, ["captioner.url: missing"]),
-        ({"kind": "htpp"}, ["captioner: given", "kind: model, http or template"]),
+        ({"kind": "htpp"}, ["captioner: given", "kind: model, vllm, http or template"]),
         (3, ["captioner: given 3", "mini-vlm"]),
         ("", ["captioner: given ''"]),
         ({**TEMPLATE, "source": "a {{ kind"}, ["captioner.source: no Jinja template"]),

@@ -108,6 +108,18 @@ def test_a_prompt_that_would_be_cut_is_refused_by_name(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", PIPELINES)
+def test_the_longest_prompt_that_is_taken_is_whole_and_one_word_more_is_refused(family: str) -> None:
+    pipe = tiny(family).pipeline
+    limit = tiny(family)._token_counts("smile")[-1][0] + 4
+    backbone = type(tiny(family))(pipe, f"tiny-{family}", "0", prompt_tokens=limit)
+    whole, other = "smile smile smile smile smile", "smile smile smile smile hair"
+    last = [its.tokens[:, -limit:] for its in (backbone.encode_text([whole]), backbone.encode_text([other]))]
+    assert (last[0] - last[1]).abs().max() > 1e-3, "its last word was cut"
+    with pytest.raises(PromptTooLongError, match=rf"has {limit + 1} tokens, tiny-{family} takes {limit}: shorten it"):
+        backbone.encode_text([f"{whole} smile"])
+
+
+@pytest.mark.parametrize("family", PIPELINES)
 def test_images_of_another_step_are_refused(family: str) -> None:
     with pytest.raises(ValueError, match=r"takes multiples of 8; resize"):
         tiny(family).encode_image(torch.zeros(1, 3, 36, 32))

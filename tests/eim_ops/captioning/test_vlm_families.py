@@ -1,7 +1,8 @@
 """Tiny random-weight models of several families through the one captioner: chat template, batches, constrained JSON."""
 
+import json
 from collections.abc import Callable
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
+    InternVLProcessor,
     LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -18,12 +20,14 @@ from transformers import (
     SmolVLMProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from eim_ops.captioning.base import Refused
 from eim_ops.captioning.instructions import GENERAL
-from eim_ops.captioning.vlm import VlmCaptioner
+from eim_ops.captioning.processors import image_only
+from eim_ops.captioning.vlm import VlmCaptioner, load_vlm
 
 IMAGES = [Image.new("RGB", (56, 56), colour) for colour in ("red", "green", "blue")]
 TEXT = {
@@ -36,15 +40,16 @@ TEXT = {
 }
 
 
-def byte_tokenizer(*special: str) -> PreTrainedTokenizerFast:
-    """One token for each byte, then the special ones."""
+def byte_tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
+    """One token for each byte, then the special ones, some of them attributes by name."""
     alphabet = {letter: place for place, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(alphabet, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>", padding_side="left"
-    )
+        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>", padding_side="left",
+        extra_special_tokens=named,
+    )  # fmt: skip
     fast.add_special_tokens({"additional_special_tokens": list(special)})
     return fast
 
@@ -72,15 +77,9 @@ def qwen() -> tuple[PreTrainedModel, ProcessorMixin]:
         vision_start_token_id=token("<|vision_start|>"),
         vision_end_token_id=token("<|vision_end|>"),
     )
-    processor = Qwen2_5_VLProcessor.__new__(Qwen2_5_VLProcessor)
-    processor.image_processor, processor.tokenizer, processor.video_processor = (
-        Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56),
-        tokenizer,
-        None,
-    )
-    processor.chat_template = template("<|vision_start|><|image_pad|><|vision_end|>")
-    processor.image_token, processor.video_token = "<|image_pad|>", "<|video_pad|>"
-    processor.image_token_id, processor.video_token_id = token("<|image_pad|>"), token("<|video_pad|>")
+    images = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56)
+    chat = template("<|vision_start|><|image_pad|><|vision_end|>")
+    processor = image_only(Qwen2_5_VLProcessor)(images, tokenizer, None, chat_template=chat)
     return AutoModelForImageTextToText.from_config(config), processor
 
 
@@ -107,11 +106,7 @@ def llava() -> tuple[PreTrainedModel, ProcessorMixin]:
 
 
 def smolvlm() -> tuple[PreTrainedModel, ProcessorMixin]:
-    special = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
-    tokenizer = byte_tokenizer(*special)
-    for name, text in zip(("image_token", "fake_image_token", "global_image_token"), special, strict=False):
-        setattr(tokenizer, name, text)
-        setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(text))
+    tokenizer = byte_tokenizer("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
     vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = AutoConfig.for_model(
         "smolvlm",
@@ -123,16 +118,33 @@ def smolvlm() -> tuple[PreTrainedModel, ProcessorMixin]:
     images = SmolVLMImageProcessorPil(
         size={"longest_edge": 28}, max_image_size={"longest_edge": 28}, do_image_splitting=False
     )
-    processor = SmolVLMProcessor.__new__(SmolVLMProcessor)
-    processor.image_processor, processor.tokenizer = images, tokenizer
-    processor.video_processor = SimpleNamespace(num_frames=1, fps=1)  # asked for, even without videos
-    processor.chat_template, processor.image_seq_len = template("<image>"), 1
-    processor.image_token, processor.fake_image_token, processor.global_image_token = special[:3]
-    processor.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
-    processor.fake_image_token_id = tokenizer.convert_tokens_to_ids(special[1])
-    processor.global_image_token_id = tokenizer.convert_tokens_to_ids(special[2])
-    processor.end_of_utterance_token, processor.video_token = special[3], "<video>"
+    processor = image_only(SmolVLMProcessor)(
+        images, tokenizer, None, image_seq_len=1, chat_template=template("<image>")
+    )
     return AutoModelForImageTextToText.from_config(config), processor
+
+
+def internvl() -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = byte_tokenizer(
+        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
+    )
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(
+        "internvl",
+        text_config={**TEXT, "model_type": "qwen2"},
+        vision_config={**vision, "model_type": "internvl_vision", "image_size": [28, 28], "patch_size": [14, 14]},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        downsample_ratio=0.5,
+    )
+    images = GotOcr2ImageProcessorPil(size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=4)
+    processor = image_only(InternVLProcessor)(
+        images, tokenizer, None, image_seq_length=1, chat_template=template("<IMG_CONTEXT>")
+    )
+    return AutoModelForImageTextToText.from_config(config), processor
+
+
+FAMILIES = [qwen, llava, smolvlm, internvl]
+WITH_VIDEO = {"qwen": "Qwen2VLVideoProcessor", "smolvlm": "SmolVLMVideoProcessor", "internvl": "InternVLVideoProcessor"}
 
 
 def captioner(family: Callable[[], tuple[PreTrainedModel, ProcessorMixin]], **changes: object) -> VlmCaptioner:
@@ -143,7 +155,7 @@ def captioner(family: Callable[[], tuple[PreTrainedModel, ProcessorMixin]], **ch
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     # An untrained model ends no string by itself: it is made to like the closing quote.
     bias = torch.zeros(320)
-    bias[tokenizer.convert_tokens_to_ids(['"', "a"])] = torch.tensor([0.3, 0.2])
+    bias[tokenizer.convert_tokens_to_ids(['"', "a"])] = torch.tensor([0.6, 0.2])
     head = torch.nn.Linear(32, 320)
     head.weight.data, head.bias.data = model.get_output_embeddings().weight.data, bias
     model.set_output_embeddings(head)
@@ -151,7 +163,7 @@ def captioner(family: Callable[[], tuple[PreTrainedModel, ProcessorMixin]], **ch
     return VlmCaptioner(model.eval(), processor, family.__name__, "0", GENERAL, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("family", [qwen, llava, smolvlm])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_untrained_models_under_constraint_answer_with_json(
     family: Callable[[], tuple[PreTrainedModel, ProcessorMixin]],
 ) -> None:
@@ -166,10 +178,53 @@ def test_untrained_models_under_constraint_answer_with_json(
     )
 
 
-@pytest.mark.parametrize("family", [qwen, llava, smolvlm])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_without_constraint_their_babble_is_refused_row_by_row(
     family: Callable[[], tuple[PreTrainedModel, ProcessorMixin]],
 ) -> None:
     with pytest.raises(Refused) as caught:
         captioner(family, constrained=False, max_new_tokens=8).describe(IMAGES)
     assert [type(answer) for answer in caught.value.answers] == [ValueError] * 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_as_the_hub_has_it_loads_as_the_same_captioner(
+    family: Callable[[], tuple[PreTrainedModel, ProcessorMixin]], tmp_path: Path
+) -> None:
+    made = captioner(family)
+    made.model.save_pretrained(tmp_path)
+    made.processor.tokenizer.save_pretrained(tmp_path)
+    made.processor.image_processor.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(made.processor.chat_template)
+    family_class = type(made.processor)
+    named = family_class.__mro__[1] if family.__name__ in WITH_VIDEO else family_class
+    kept = ("image_seq_len", "image_seq_length", "patch_size", "num_additional_image_tokens")
+    kept += ("vision_feature_select_strategy",)
+    settings = {name: value for name in kept if (value := getattr(made.processor, name, None)) is not None}
+    settings["processor_class"] = named.__name__
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    if family.__name__ in WITH_VIDEO:
+        video = {"video_processor_type": WITH_VIDEO[family.__name__]}
+        (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(video))
+    loaded = load_vlm(tmp_path, family.__name__, "0", "cpu")
+    assert loaded.constrained and loaded.processor.tokenizer.padding_side == "left"
+    chats = [[{"role": "user", "content": [{"type": "image", "image": image}]}] for image in IMAGES]
+    inputs = [
+        its.processor.apply_chat_template(chats, tokenize=True, return_dict=True, return_tensors="pt")
+        for its in (made, loaded)
+    ]
+    assert inputs[0].keys() == inputs[1].keys()
+    assert all(torch.equal(inputs[0][name], inputs[1][name]) for name in inputs[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_question_beyond_the_models_context_is_refused_and_never_cut(
+    family: Callable[[], tuple[PreTrainedModel, ProcessorMixin]],
+) -> None:
+    model = captioner(family, constrained=False, max_new_tokens=2)
+    model.model.config.get_text_config().max_position_embeddings = 1000
+    with pytest.raises(Refused) as caught:
+        model.rewrite(["a face", "smile " * 200], ["hat", "hat"])
+    short, long = (str(answer) for answer in caught.value.answers)
+    assert "the question has" not in short
+    assert "it takes 1000: shorten it" in long
