@@ -7,6 +7,7 @@ end alike, after the same time.
 
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -101,10 +102,15 @@ class ModelStage(ABC):
 
     @abstractmethod
     def fill(self, work: Sequence[ImageWork]) -> None:
-        """Fill the cells in full batches; what it raises is tried again in smaller parts."""
+        """Fill the cells of images of one size in full batches; what it raises is tried again in smaller parts."""
 
     def _edited(self, rows: list[Row]) -> list[Row]:
-        self._run(self._still_open([(row, self.cells(row)) for row in rows if row["error_stage"] is None]))
+        work = self._still_open([(row, self.cells(row)) for row in rows if row["error_stage"] is None])
+        by_size: defaultdict[tuple[int, int], list[ImageWork]] = defaultdict(list)
+        for item in work:  # a model call has one shape
+            by_size[item[0]["model_width"], item[0]["model_height"]].append(item)
+        for its_work in by_size.values():
+            self._run(its_work)
         return rows
 
     def _run(self, work: Sequence[ImageWork]) -> None:
