@@ -1,7 +1,6 @@
 """Whole jobs on portrait, landscape and square images through Ray and the command line."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +88,6 @@ def test_split_makes_the_rows_and_pixels_of_fused(root: Path, fused: Summary) ->
     assert rows(split.output) == rows(fused.output)
 
 
-def test_pixels_do_not_depend_on_which_images_are_neighbours(root: Path, fused: Summary) -> None:
-    some = ["0", "5", "8"]
-    (root / "some.jsonl").write_text("\n".join(json.dumps({"uri": f"{root}/in/{name}.png"}) for name in some))
-    alone = run(root, "alone", input={"manifest": f"{root}/some.jsonl"}, edits=EDITS[:1])
-    assert alone.fingerprint == fused.fingerprint
-    few, all_rows = rows(alone.output), rows(fused.output)
-    assert len(few) == 2 * len(some)
-    assert [row["image_sha256"] for row in few.values()] == [all_rows[key]["image_sha256"] for key in few]
-
-
 def test_the_command_line_edits_at_buckets_of_a_trained_model_and_reports(root: Path) -> None:
     recipe = recipe_of(root, "cli", model="mini-dit", captioner="mini-vlm", edits=EDITS[:1], output_size="model")
     (root / "r.yaml").write_text(yaml.safe_dump(recipe))
@@ -108,9 +97,10 @@ def test_the_command_line_edits_at_buckets_of_a_trained_model_and_reports(root: 
     for command in (["edit", f"{root}/r.yaml"], ["verify", f"{root}/cli"], ["report", f"{root}/cli"]):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
-    made = list(rows(f"{root}/cli").values())
+    made = rows(f"{root}/cli")
     assert len(made) == 2 * len(SIZES)
-    assert {(row["width"], row["height"]) for row in made} == set(BUCKETS)
-    assert all((row["width"], row["height"]) == (row["model_width"], row["model_height"]) for row in made)
-    assert {row["direction_method"] for row in made} <= {"hsds", "dds"}
+    for (name, _), row in made.items():
+        bucket = nearest_bucket(Size(*SIZES[int(name)]), BUCKETS)
+        assert (row["width"], row["height"]) == (row["model_width"], row["model_height"]) == bucket
+        assert row["direction_method"] in ("hsds", "dds")
     assert Image.open(root / "cli" / "contact.png").width > 200

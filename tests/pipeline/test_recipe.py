@@ -39,6 +39,7 @@ def test_a_request_can_be_given() -> None:
         ({"loading": {"compil": True}}, ["loading.compil: unknown key; did you mean 'compile'?"]),
         ({"loading": {"device_map": "auto"}}, ["loading.device_map"]),
         ({"loading": {"quantisation_options": {"a": 1}}}, ["loading.quantisation_options without"]),
+        ({"loading": {"quantisation": "gguf"}}, ["loading.quantisation: given 'gguf'", "'torchao' or 'quanto'"]),
         ({"method": {"steps": 0}}, ["method.steps is 0; allowed: a whole number from 1 to 1000"]),
         ({"method": {"steps": "many"}}, ["method.steps: given 'many'"]),
         ({"pools": {"edit": {"sise": 1}}}, ["pools.edit.sise: unknown key; did you mean 'size'?"]),
