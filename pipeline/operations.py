@@ -140,7 +140,7 @@ def _make_editor(recipe: Recipe, device: str) -> Editor:
 def _facts(recipe: Recipe) -> ModelFacts:
     from eim_ops.encode import check_free_guidance
     from eim_ops.load import checked_family, model_revision
-    from eim_ops.loading import check_image_half
+    from eim_ops.loading import check_image_half, stored_quantisation
 
     if isinstance(recipe.captioner, VllmSpec) and find_spec("vllm") is None:
         raise RecipeError("captioner: kind vllm needs vLLM, which is not installed here: pip install 'eim[vllm]'")
@@ -149,7 +149,7 @@ def _facts(recipe: Recipe) -> ModelFacts:
         captioner_revision = _captioner_revision(recipe)
         config, family = checked_family(recipe.model, recipe.model_revision, recipe.loading)
         check_free_guidance(recipe.method, family.guidance_of(config))
-        check_image_half(recipe.loading, recipe.method.image_half)
+        check_image_half(recipe.loading, recipe.method.image_half, stored_quantisation(config("transformer")))
         limits = family.size_step(config), family.largest_side(config)
         return ModelFacts(revision, captioner_revision, sizes_of(recipe, family.own_size(config), *limits))
     except (ValueError, OSError) as error:

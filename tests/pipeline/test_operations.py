@@ -1,5 +1,7 @@
 """What is known of a recipe's models before any weight is loaded."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,32 @@ def test_the_family_tells_the_size_without_weights(schnell: str) -> None:
 def test_what_the_family_lacks_is_refused_without_weights(schnell: str, changes: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         FACTS(make_recipe(model=schnell, captioner="manifest", **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"method": {"free_guidance": 1, "image_half": "hsds"}},
+            "stored quantised by bitsandbytes lack: take",
+        ),
+        ({"method": {"free_guidance": 1}, "loading": {"quantisation": "torchao"}}, "quantised, by bitsandbytes: leave"),
+        ({"method": {"free_guidance": 1, "image_half": "dds"}}, None),
+    ],
+)
+def test_weights_that_are_stored_quantised_are_known(
+    schnell: str, tmp_path: Path, changes: Any, message: str | None
+) -> None:
+    shutil.copytree(schnell, tmp_path / "quantised")
+    config = tmp_path / "quantised" / "transformer" / "config.json"
+    quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | quantised))
+    recipe = make_recipe(model=str(tmp_path / "quantised"), captioner="manifest", **changes)
+    if message is None:
+        assert FACTS(recipe).sizes == ((512, 512),)
+        return
+    with pytest.raises(RecipeError, match=message):
+        FACTS(recipe)
 
 
 def test_a_model_of_no_known_family_is_refused(tmp_path: Path) -> None:
