@@ -120,7 +120,7 @@ def show_augmentation(told: "Augmentation", recipe: Recipe, console: Console) ->
     if recipe.augment.budget is not None:
         limits = recipe.augment.budget.model_dump(exclude_none=True)
         spent = dataclasses.asdict(told.spent)
-        console.print(f"budget of the date: {', '.join(f'{spent[k] or 0:g} of {v:g} {k}' for k, v in limits.items())}")
+        console.print(f"budget of the date: {', '.join(f'{spent[k]:g} of {v:g} {k}' for k, v in limits.items())}")
     for summary in told.runs:
         show_summary(summary, console)
     if told.balance:
@@ -128,14 +128,15 @@ def show_augmentation(told: "Augmentation", recipe: Recipe, console: Console) ->
 
 
 def _taken(told: "Augmentation") -> str:
-    if told.problem and told.increment is None:
+    if len(told.completed) + (told.increment is not None) < len(told.runs):
         return "took nothing, since what an earlier run had taken is not complete"
     if not told.new_edits:
         return "nothing new: every edit that is asked of the source is there"
     new = f"{told.new_images} images with {told.new_edits} edits are new"
     if told.increment is None:
         return f"{new}; took nothing, since the budget of the date is used up"
-    return f"{new}; took {told.images} images with {told.edits} edits; {told.waiting} edits wait for a later run"
+    waiting = told.new_edits - told.edits
+    return f"{new}; took {told.images} images with {told.edits} edits; {waiting} edits wait for a later run"
 
 
 def _balance_table(told: "Augmentation") -> Table:

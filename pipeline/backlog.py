@@ -37,12 +37,6 @@ class Left:
         return self.asked.edit[self.key]
 
     @property
-    def sample(self) -> np.ndarray:
-        """int64: a number for the image of each."""
-        samples = self.asked.rows["sample_id"].combine_chunks().dictionary_encode().indices
-        return samples.to_numpy().astype(np.int64)[self.row]
-
-    @property
     def modified(self) -> np.ndarray:
         """float64: when the source of each was written; long ago where that is not known."""
         return pc.fill_null(self.asked.rows["modified"].combine_chunks(), -np.inf).to_numpy()[self.row]

@@ -53,14 +53,17 @@ class Limit:
 
 @dataclass(frozen=True)
 class Selection:
-    """What is taken: images and edits, and of these what costs work. new_*: what was left before, this included."""
+    """What is taken: images (rows of the listing) and edits, and of these what costs work.
+
+    new_images, new_edits: what was left before, this included.
+    """
 
     new_images: int = 0
     new_edits: int = 0
     images: int = 0
     edits: int = 0
     work: Workload = field(default_factory=Workload)
-    keys: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
+    keys: Mapping[str, np.ndarray] | None = field(default=None, repr=False, compare=False)
     """bucket -> places in what its rows ask, in order; None: all that is left."""
 
 
@@ -71,7 +74,7 @@ def select_all(backlog: Backlog) -> Selection:
         left = backlog.left(bucket)
         mask = np.zeros(len(left.asked.row), bool)
         mask[left.key] = True
-        return len(np.unique(left.sample)), len(left.key), left.asked.workload(mask)
+        return len(np.unique(left.row)), len(left.key), left.asked.workload(mask)
 
     counts = in_threads(count, backlog.buckets)
     images, edits = sum(its for its, _, _ in counts), sum(its for _, its, _ in counts)
@@ -181,12 +184,12 @@ def _grouped(backlog: Backlog, balance: Balance, bucket: str) -> tuple[int, _Gro
     group, keys = np.where(left.broken, -1, values[left.edit]), _keys(left, int(bucket, 16))
     parts: _Groups = {name: keys.where(group == number) for name, number in numbers.items()}
     parts[None] = keys.where(group == -1)
-    return len(np.unique(left.sample)), {name: part for name, part in parts.items() if len(part)}
+    return len(np.unique(left.row)), {name: part for name, part in parts.items() if len(part)}
 
 
 def _keys(left: Left, bucket: int) -> _Keys:
-    # 8 bits of the bucket, 24 of an image in it, 31 of a target among the bucket's.
-    place = bucket << 24 | left.sample
+    # 8 bits of the bucket, 24 of a row in it, 31 of a target among the bucket's.
+    place = bucket << 24 | left.row
     targets = left.asked.targets[left.edit]
     pairs = np.where(targets >= 0, targets << 32 | place[:, None], -1)
     bucket_of_each = np.full(len(left.key), bucket, np.int32)
