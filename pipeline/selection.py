@@ -90,16 +90,20 @@ def select(backlog: Backlog, limit: Limit, balance: Balance, counts: Mapping[Val
     images = edits = 0
     groups: _Groups = {}
     kept: Counter[Values | None] = Counter()
+    latest: dict[Values | None, float] = {}
     for start in range(0, len(backlog.buckets), _BUCKETS_AT_ONCE):
         names = backlog.buckets[start : start + _BUCKETS_AT_ONCE]
-        for its_images, parts in in_threads(partial(_grouped, backlog, balance), names):
+        for its_images, its_edits, parts in in_threads(partial(_grouped, backlog, balance, latest), names):
             images += its_images
+            edits += its_edits
             for name, keys in parts.items():
-                edits += len(keys)
-                groups[name] = groups[name] + keys if name in groups else keys
-                if name is not None and len(groups[name]) > 2 * kept[name] + _SLACK_KEYS:
-                    groups[name] = groups[name].oldest(limit)
-                    kept[name] = len(groups[name])
+                group = groups[name] + keys if name in groups else keys
+                if name is not None and len(group) > 2 * kept[name] + _SLACK_KEYS:
+                    before, group = len(group), group.oldest(limit)
+                    kept[name] = len(group)
+                    if len(group) < before:
+                        latest[name] = group.modified.max(initial=-np.inf)
+                groups[name] = group
     free = groups.pop(None, None)
     fitting = {name: keys.oldest(limit) for name, keys in groups.items() if name is not None}
     taken = _by_turns(fitting, limit, balance, counts)
@@ -174,17 +178,23 @@ _Groups = dict[Values | None, _Keys]
 """By the values that edits bring; None: of rows with a problem, which become failure rows and cost no work."""
 
 
-def _grouped(backlog: Backlog, balance: Balance, bucket: str) -> tuple[int, _Groups]:
-    """The images of a bucket that have edits left, and these in groups."""
+def _grouped(
+    backlog: Backlog, balance: Balance, latest: Mapping[Values | None, float], bucket: str
+) -> tuple[int, int, _Groups]:
+    """How many images of a bucket have edits left, how many these are, and these in groups, without those that come
+    after the `latest` of their group that fits."""
     left = backlog.left(bucket)
     if not len(left.key):
-        return 0, {}
+        return 0, 0, {}
     numbers: dict[Values, int] = {}
     values = np.array([numbers.setdefault(balance.values_of(edit), len(numbers)) for edit in left.asked.edits])
-    group, keys = np.where(left.broken, -1, values[left.edit]), _keys(left, int(bucket, 16))
+    ends = np.array([latest.get(name, np.inf) for name in numbers])[values]
+    near = Left(left.asked, left.key[left.broken | (left.modified <= ends[left.edit])])
+    group, keys = np.where(near.broken, -1, values[near.edit]), _keys(near, int(bucket, 16))
     parts: _Groups = {name: keys.where(group == number) for name, number in numbers.items()}
     parts[None] = keys.where(group == -1)
-    return len(np.unique(left.row)), {name: part for name, part in parts.items() if len(part)}
+    groups = {name: part for name, part in parts.items() if len(part)}
+    return len(np.unique(left.row)), len(left.key), groups
 
 
 def _keys(left: Left, bucket: int) -> _Keys:

@@ -76,7 +76,7 @@ def counts_of(manifest: Manifest, recipe: Recipe, balance: Balance) -> Counter[V
     return counts
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 12))
 def test_the_oldest_sources_come_first_and_whole(ages: list[int], budget: int) -> None:
     recipe = make_recipe(edits=SMILES)
@@ -95,7 +95,7 @@ def test_the_oldest_sources_come_first_and_whole(ages: list[int], budget: int) -
         assert sorted(taken, reverse=True) == sorted(ages, reverse=True)[:count]
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(1, 20), st.booleans())
 def test_an_edits_budget_is_met_exactly_and_cutting_early_changes_nothing(
     ages: list[int], budget: int, balanced: bool
@@ -122,7 +122,7 @@ def test_a_bucket_of_many_is_cut_to_what_fits(tmp_path: Path, monkeypatch: pytes
     assert sum(map(len, (selection.keys or {}).values())) == 6
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     st.integers(1, 5),
     st.dictionaries(st.sampled_from(["broad", "frown"]), st.integers(0, 6)),
