@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from eim_ops.task import EditedImage, EditTask
+from pipeline.fit import sizes_of
 from pipeline.operations import ModelFacts, Operations
 from pipeline.recipe import Recipe
 
@@ -64,7 +65,7 @@ class _Factories:
         return StubEditor(self.seconds)
 
     def facts(self, recipe: Recipe) -> ModelFacts:
-        return ModelFacts("stub-1", "stub-1", recipe.size or _SIZE)
+        return ModelFacts("stub-1", "stub-1", sizes_of(recipe, _SIZE, 16))
 
 
 def stub_operations(seconds: float) -> Operations:

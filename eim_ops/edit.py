@@ -153,7 +153,7 @@ def edit_images(
     batch: int,
     shared: Mapping[str, Tensor] | None = None,
 ) -> Iterator[EditedImage]:
-    """Edit `images` (uint8 (H, W, 3), the backbone's size), each by its own tasks.
+    """Edit `images` (uint8 (H, W, 3) of one size that the backbone takes), each by its own tasks.
 
     Each image is encoded once, each (image, target prompt) identified once, and all strengths are decoded
     in full batches of `batch`. Yields every task of every image once, images in order. shared: image halves

@@ -41,7 +41,7 @@ class Editor:
         self, images: Sequence[np.ndarray], source_prompts: Sequence[str], tasks: Sequence[Sequence[EditTask]],
         seeds: Sequence[int], batch: int,
     ) -> Iterator[EditedImage]:  # fmt: skip
-        """Each task's result once. Images are uint8 (H, W, 3)."""
+        """Each task's result once. Images are uint8 (H, W, 3) of one size."""
         shared = self._shared or None
         return edit_images(self._backbone, images, source_prompts, tasks, self._method, seeds, batch, shared)
 

@@ -15,7 +15,16 @@ from eim_ops.backbones.registry import family_of, stored_config
 from eim_ops.captioning.base import Captioner
 from eim_ops.captioning.vlm import load_vlm
 from eim_ops.identify.spectrum import load_spectrum
-from eim_ops.loading import Loading, check_family, check_machine, prepare, quantisation_config
+from eim_ops.loading import (
+    Loading,
+    check_family,
+    check_machine,
+    check_stored,
+    has_derivatives,
+    prepare,
+    quantisation_config,
+    stored_quantisation,
+)
 from eim_ops.mini.shipped import SHIPPED, shipped_path
 
 
@@ -64,6 +73,7 @@ def checked_family(name: str, revision: str | None, loading: Loading) -> tuple[P
     family, index = family_of(config, name), config("")
     transformer = getattr(diffusers, index["transformer"][1])
     check_family(loading, index["_class_name"], family.guidance_of(config), transformer)
+    check_stored(loading, stored_quantisation(config("transformer")))
     return config, family
 
 
@@ -95,7 +105,7 @@ def load_backbone(
     spectrum = load_spectrum(folder) if folder is not None else None
     return family(
         pipeline, name, pinned, spectrum, guidance=loading.guidance, prompt_tokens=loading.prompt_tokens,
-        forward_only=loading.forward_only is not None,
+        forward_only=not has_derivatives(loading, stored_quantisation(config("transformer"))),
     )  # fmt: skip
 
 

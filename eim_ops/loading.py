@@ -110,8 +110,30 @@ def _check_attention(name: str, family: str) -> None:
         raise LoadingError(f"loading.attention_backend is {name!r}; allowed: {', '.join(allowed)}")
 
 
-def check_image_half(loading: Loading, image_half: str) -> None:
+def stored_quantisation(transformer: Mapping[str, Any]) -> str | None:
+    """By what a transformer's stored weights are quantised already, as its configuration tells; None: they are not."""
+    method: str | None = (transformer.get("quantization_config") or {}).get("quant_method")
+    return method
+
+
+def has_derivatives(loading: Loading, stored: str | None) -> bool:
+    """Whether weights so loaded go forward mode and backward. stored: see `stored_quantisation`."""
+    return loading.forward_only is None and stored in (None, "torchao")
+
+
+def check_stored(loading: Loading, stored: str | None) -> None:
+    """Raises LoadingError for weights that would be quantised twice."""
+    if stored and loading.quantisation:
+        raise LoadingError(f"loading.quantisation: the weights are stored quantised, by {stored}: leave it out")
+
+
+def check_image_half(loading: Loading, image_half: str, stored: str | None = None) -> None:
     """Raises LoadingError for HSDS with weights that have no derivatives."""
+    if image_half == "hsds" and loading.forward_only is None and not has_derivatives(loading, stored):
+        raise LoadingError(
+            f"method.image_half hsds needs derivatives, which weights that are stored quantised by {stored} lack: take "
+            "image_half dds, or weights that are not"
+        )
     if image_half == "hsds" and loading.forward_only:
         raise LoadingError(
             f"loading.{loading.forward_only} leaves no derivatives, which image_half hsds needs: leave it out, take "

@@ -37,23 +37,25 @@ def edit_image(
     target_prompt: str | None = None,
     method: Method | None = None,
     seed: int = 0,
+    size: tuple[int, int] | None = None,
 ) -> list[Image.Image]:
     """One image edited at each strength. 0 is the source as the autoencoder gives it back, 1 the requested change.
 
-    The captioner writes the prompts that are not given. The image is centre-cropped and resized to the model's size.
+    The captioner writes the prompts that are not given. The image is resized and centre-cropped to `size`, (width,
+    height), by default the model's own square; `aspect_buckets.nearest_bucket` finds one of the image's aspect ratio.
     Raises ValueError where a prompt is missing and nobody can write it, or where the two differ in more than one edit.
     """
-    size = models.backbone.image_size
-    square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    own = models.backbone.image_size
+    fitted = ImageOps.fit(image.convert("RGB"), size or (own, own), Image.Resampling.LANCZOS)
     if models.captioner is None and (source_prompt is None or target_prompt is None):
         raise ValueError("without a captioner both source_prompt and target_prompt must be given")
     if source_prompt is None:
-        (source_prompt,) = models.captioner.describe([square])  # type: ignore[union-attr]
+        (source_prompt,) = models.captioner.describe([fitted])  # type: ignore[union-attr]
     if target_prompt is None:
         (target_prompt,) = models.captioner.rewrite([source_prompt], [request])  # type: ignore[union-attr]
     check_minimal_pair(source_prompt, target_prompt)
     tasks = [EditTask(str(place), (target_prompt,), strength) for place, strength in enumerate(strengths)]
-    pixels = [np.asarray(square)]
+    pixels = [np.asarray(fitted)]
     edited = edit_images(
         models.backbone, pixels, [source_prompt], [tasks], method or Method(), [seed], batch=max(2, len(tasks))
     )

@@ -64,7 +64,7 @@ def run(
     if k8s:
         account = told.account
         each = -(-account.asked // account.images)
-        print(kustomize_component(worker_groups(told.plan, cluster, told.facts.image_size, each)), end="")
+        print(kustomize_component(worker_groups(told.plan, cluster, told.facts.most_pixels, each)), end="")
     elif as_json:
         print(json.dumps(dataclasses.asdict(told)))
     else:
@@ -105,7 +105,7 @@ def show_forecast(recipe: Recipe, told: "Forecast", console: Console) -> None:
 
 def _lines(recipe: Recipe, told: "Forecast") -> list[tuple[str, str]]:
     account, work, price, plan = told.account, told.account.work, told.costs, told.plan
-    padding = told.with_padding - told.evaluations
+    padding = f"{told.with_padding - told.evaluations:,} more, in full batches of {recipe.batch}"
     of = f"{work.images:,} x {price.encode} encode + {work.targets:,} x {price.identify} identify"
     pools = [
         f"{pool.size} {name} x ({pool.num_cpus:g} CPU, {pool.num_gpus:g} GPU, {pool.threads} threads)"
@@ -116,7 +116,8 @@ def _lines(recipe: Recipe, told: "Forecast") -> list[tuple[str, str]]:
         ("images", f"{account.images:,}"),
         ("edits", f"{account.asked:,}: {account.edits:,} done, {account.failures:,} failed, {account.left:,} left"),
         ("evaluations", f"{told.evaluations:,} = {of} + {work.edits:,} x {price.decode} decode"),
-        ("padding", f"{padding:,} more, in full batches of {recipe.batch}"),
+        ("sizes", _sizes(recipe, told)),
+        ("padding", f"at least {padding} of one size" if recipe.aspect_buckets else padding),
         *_times(told),
         ("objects", f"{told.storage.images:,} images, at most {told.storage.parts:,} parts{cached}"),
         ("bytes", _bytes(told)),
@@ -137,9 +138,18 @@ def _times(told: "Forecast") -> list[tuple[str, str]]:
     return [*lines, ("GPU-hours", _numbers(hours))] if hours.high else lines
 
 
+def _sizes(recipe: Recipe, told: "Forecast") -> str:
+    its = ", ".join(f"{size.width} x {size.height}" for size in told.facts.sizes)
+    return f"{its} px" + ("; stored at the source's" if recipe.output_size == "source" else "")
+
+
 def _bytes(told: "Forecast") -> str:
-    known, raw = told.storage.image_bytes, _size(told.storage.raw_bytes)
-    return f"about {raw} at most, as raw pixels" if known is None else f"{_size(known.middle)} of images ({raw} raw)"
+    known, raw = told.storage.image_bytes, told.storage.raw_bytes
+    if raw is None:
+        return "unknown, of the sources' sizes: use --calibrate N" if known is None else _size(known.middle)
+    if known is None:
+        return f"about {_size(raw)} at most, as raw pixels"
+    return f"{_size(known.middle)} of images ({_size(raw)} raw)"
 
 
 def _size(count: float) -> str:

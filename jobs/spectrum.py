@@ -14,14 +14,17 @@ def spectrum(
     batch: Annotated[int, typer.Option(min=1, help="images a call")] = 16,
 ) -> None:
     """Measure the power spectrum of what prompts leave open in images, and keep it beside the weights."""
+    import numpy as np
     import torch
     from PIL import Image
 
+    from eim_ops.aspect_buckets import Size
     from eim_ops.edit import full_batches, to_images
     from eim_ops.identify.spectrum import FILE, measure_spectrum, save_spectrum, unexplained
     from eim_ops.load import load_backbone, load_captioner
     from pipeline import storage
     from pipeline.decode import decode_image
+    from pipeline.fit import Fit
     from pipeline.manifest import IMAGE_SUFFIXES
 
     if not model.is_dir():
@@ -31,9 +34,10 @@ def spectrum(
     if len(uris) < 2:
         raise typer.BadParameter(f"{images} holds {len(uris)} images; at least 2 are needed", param_hint="IMAGES")
     backbone, writer = load_backbone(str(model)), load_captioner(captioner)
+    fit = Fit((Size(backbone.image_size, backbone.image_size),))
     left = []
     for indices, real in full_batches(len(uris), batch):
-        pixels = [decode_image(storage.read(uris[i]).data, backbone.image_size) for i in indices]
+        pixels = [np.asarray(fit(decode_image(storage.read(uris[i]).data))) for i in indices]
         prompts = writer.describe([Image.fromarray(one) for one in pixels])
         latents = backbone.encode_image(to_images(pixels))
         left.append(

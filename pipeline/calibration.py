@@ -2,12 +2,14 @@
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eim_ops.aspect_buckets import Size
 from eim_ops.cost import costs
 from pipeline import storage
 from pipeline.actors import CaptionStage, EditStage
@@ -15,6 +17,7 @@ from pipeline.asked import edits_to_json
 from pipeline.asked_keys import asked_keys
 from pipeline.attempts import Attempts
 from pipeline.estimate import Rates, Spread, Workload
+from pipeline.fit import Fit
 from pipeline.manifest import Manifest
 from pipeline.operations import Operations
 from pipeline.placement import Plan
@@ -41,7 +44,7 @@ class _Call:
 
 
 def measured_rates(
-    recipe: Recipe, operations: Operations, size: int, manifest: Manifest, plan: Plan, images: int
+    recipe: Recipe, operations: Operations, sizes: tuple[Size, ...], manifest: Manifest, plan: Plan, images: int
 ) -> Rates:
     """Run all edits of a manifest's first `images` images through a run's own stages, here; nothing is kept.
 
@@ -49,7 +52,8 @@ def measured_rates(
     edited, and ModelError where a model cannot be loaded.
     """
     idle = (Progress(), Attempts())
-    loaded = LoadRows(size, recipe.seed, *idle)(table_of_work(list(_first_rows(recipe, manifest, images)))).to_pylist()
+    load = LoadRows(Fit(sizes, recipe.output_size), recipe.seed, *idle)
+    loaded = load(table_of_work(list(_first_rows(recipe, manifest, images)))).to_pylist()
     rows = [row for row in loaded if row["error_stage"] is None]
     if not rows:
         raise _nothing_made(loaded)
@@ -77,10 +81,13 @@ def _call(recipe: Recipe, rows: list[Row], caption_seconds: float, edit_seconds:
     edits = [result for its in made for result in its]
     if not edits:
         raise _nothing_made(rows)
-    targets = sum(len({prompt for result in its for prompt in result["target_prompts"]}) for its in made)
-    work = Workload(sum(map(bool, made)), targets, len(edits))
-    ran = work.padded(min(result["batch"] for result in edits)).evaluations(costs(recipe.method))
-    scored = ScoreAndEncode(Progress(), Attempts())(table_of_work(rows)).to_pylist()
+    by_size: defaultdict[tuple[int, int], Workload] = defaultdict(Workload)
+    for row, its in zip(rows, made, strict=True):
+        targets = len({prompt for result in its for prompt in result["target_prompts"]})
+        by_size[row["model_width"], row["model_height"]] += Workload(bool(its), targets, len(its))
+    batch, price = min(result["batch"] for result in edits), costs(recipe.method)
+    ran = sum(work.padded(batch).evaluations(price) for work in by_size.values())
+    scored = ScoreAndEncode(Progress(), Attempts(), recipe.output_size)(table_of_work(rows)).to_pylist()
     sizes = [len(result["image"]) for row in scored for result in row["results"] or () if result["image"] is not None]
     return _Call(edit_seconds / ran, caption_seconds / len(edits), sizes)
 

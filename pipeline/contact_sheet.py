@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jinja2 import Environment
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.decode import encode_png
 
@@ -63,7 +63,7 @@ def contact_png(lines: Sequence[Line]) -> bytes:
 
 
 def _thumb(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels).resize((_THUMB, _THUMB), Image.Resampling.LANCZOS)
+    return ImageOps.pad(Image.fromarray(pixels), (_THUMB, _THUMB), Image.Resampling.LANCZOS, "white")
 
 
 def _colour(good: bool | None) -> str:
@@ -85,7 +85,7 @@ table.summary td { padding: 0 1rem 0 0; }
 section { border-top: 1px solid #ddd; padding: 1rem 0; }
 .tiles { display: flex; flex-wrap: wrap; gap: 8px; }
 figure { margin: 0; width: 112px; font-size: 11px; }
-figure img { width: 112px; height: 112px; display: block; }
+figure img { width: 112px; height: 112px; object-fit: contain; display: block; }
 .good { color: #0a6b2d; } .bad { color: #a11; }
 p { max-width: 60rem; margin: 0 0 .5rem; }
 </style>

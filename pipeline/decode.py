@@ -1,4 +1,4 @@
-"""Image files of all kinds to square RGB of one size, and back to PNG."""
+"""Image files of all kinds to RGB, and back to PNG."""
 
 import io
 
@@ -8,8 +8,8 @@ from PIL import Image, ImageCms, ImageOps
 _WHITE = (255, 255, 255)
 
 
-def decode_image(data: bytes, size: int) -> np.ndarray:
-    """An image file as uint8 (size, size, 3): upright, sRGB, alpha on white, centre-cropped, resized.
+def decode_image(data: bytes) -> Image.Image:
+    """An image file as RGB of its own size: upright, sRGB, alpha on white.
 
     Of an animation the first frame. Raises what Pillow raises for bytes that are no image, are cut short, or unpack to
     more pixels than its limit.
@@ -18,16 +18,14 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
         opened.load()
         image = ImageOps.exif_transpose(opened)
         profile = opened.info.get("icc_profile")
-    image = _on_white(_to_rgb(_to_8_bits(image), profile))
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+    return _on_white(_to_rgb(_to_8_bits(image), profile))
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) as PNG bytes, equal for equal pixels."""
+def encode_png(pixels: np.ndarray | Image.Image) -> bytes:
+    """RGB, as an image or uint8 (H, W, 3), as PNG bytes, equal for equal pixels."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
 

@@ -109,16 +109,24 @@ class Storage:
     captions: int
     image_bytes: Spread | None
     """Of all new images; None: not known."""
-    raw_bytes: int
-    """Of all new images as raw pixels, which PNG only rarely exceeds."""
+    raw_bytes: int | None
+    """Of all new images as raw pixels, which PNG only rarely exceeds; None: they have their sources' sizes."""
 
 
 def storage_of(
-    work: Workload, failures: int, rates: Rates | None, pixels: int, block_rows: int, buckets: int, captioned: bool
+    work: Workload,
+    failures: int,
+    rates: Rates | None,
+    pixels: int | None,
+    block_rows: int,
+    buckets: int,
+    captioned: bool,
 ) -> Storage:
-    """What this work stores: `failures` rows that are known to fail, images of `pixels` pixels, `buckets` with work."""
+    """What this work stores: `failures` rows that are known to fail, images of at most `pixels` pixels, `buckets` with
+    work."""
     blocks = -(-(work.images + failures) // block_rows)
     # Rows come bucket after bucket, so each write task touches few of them: one more for each border between two.
     parts = blocks + max(0, buckets - 1) if blocks else 0
     known = rates.image_bytes.scaled(work.edits) if rates is not None and rates.image_bytes is not None else None
-    return Storage(work.edits, parts, work.images if captioned else 0, known, 3 * pixels * work.edits)
+    raw = None if pixels is None else 3 * pixels * work.edits
+    return Storage(work.edits, parts, work.images if captioned else 0, known, raw)

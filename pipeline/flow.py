@@ -16,6 +16,7 @@ from pipeline.attempts import Attempts
 from pipeline.caption_cache import CaptionCache
 from pipeline.captioner_spec import VllmSpec, captioner_name
 from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries
+from pipeline.fit import Fit
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, open_run
 from pipeline.loading import ModelError
@@ -159,6 +160,7 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     again = retries(max(plan.block_rows, recipe.batch), recipe.max_attempts)
     task = {"num_cpus": plan.task_cpus, "max_retries": again}
     models, name = run.facts, run.ledger.fingerprint or ""
+    fit = Fit(models.sizes, recipe.output_size)
     captioner = captioner_name(recipe.captioner)
     revisions = (models.model_revision, captioner, models.captioner_revision)
     facts = RunFacts(name, recipe.model, *revisions, run.partition)
@@ -177,12 +179,12 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
         ray.data.from_items(groups, override_num_blocks=len(groups))
         .map_batches(read, batch_size=1, batch_format="pyarrow", **{**task, "max_retries": RETRIES})
         .repartition(target_num_rows_per_block=plan.block_rows, strict=True)
-        .map_batches(LoadRows(models.image_size, recipe.seed, progress, attempts), **whole_blocks)
+        .map_batches(LoadRows(fit, recipe.seed, progress, attempts), **whole_blocks)
     )
     for stage, pool in plan.pools.items():
-        size = captioned if stage == "caption" else recipe.batch
-        rows = rows.map_batches(stages[stage], **_pool(pool, arguments[stage], size, again))
-    scored = rows.map_batches(ScoreAndEncode(progress, attempts), **whole_blocks)
+        unit = captioned if stage == "caption" else plan.unit_rows
+        rows = rows.map_batches(stages[stage], **_pool(pool, arguments[stage], unit, again))
+    scored = rows.map_batches(ScoreAndEncode(progress, attempts, recipe.output_size), **whole_blocks)
     scored.write_datasink(sink, ray_remote_args=task)
 
 
@@ -199,7 +201,7 @@ def _share_directions(run: _Run, plan: Plan, progress: Progress) -> SharedDirect
     rows = sample_rows(run.manifest, recipe.direction_images, missing)
     again = retries(max(len(rows), recipe.batch), recipe.max_attempts)
     arguments = {"operations": run.operations, "recipe": recipe, "progress": progress, "attempts": attempts}
-    load = LoadRows(run.facts.image_size, recipe.seed, progress, attempts)
+    load = LoadRows(Fit(run.facts.sizes, recipe.output_size), recipe.seed, progress, attempts)
     sample = (
         ray.data.from_arrow(table_of_work(rows))
         .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=plan.task_cpus, max_retries=again)
@@ -217,7 +219,7 @@ def _caption_cache(run: _Run) -> CaptionCache:
     """Below the output, so that runs beside each other share it, or where the recipe says."""
     place = run.recipe.caption_cache
     store = open_store(run.recipe.output).below("captions") if place is None else open_store(place)
-    settings = {**caption_settings(run.recipe, run.facts), "size": run.facts.image_size}
+    settings = {**caption_settings(run.recipe, run.facts), **Fit(run.facts.sizes, run.recipe.output_size).settings()}
     return CaptionCache(store, fingerprint(settings)[:16])
 
 

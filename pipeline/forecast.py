@@ -24,7 +24,7 @@ class Forecast:
     costs: Costs
     evaluations: int
     with_padding: int
-    """In full batches: exact where images ask for equally many edits, else the least."""
+    """In full batches: exact where images ask for equally many edits at one size, else the least."""
     cluster: Cluster
     plan: Plan
     rates: Rates | None
@@ -56,7 +56,7 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
         from pipeline.calibration import measured_rates, recorded_rates
 
         if calibrate:
-            rates = measured_rates(recipe, operations, facts.image_size, manifest, plan, calibrate)
+            rates = measured_rates(recipe, operations, facts.sizes, manifest, plan, calibrate)
         elif run is not None:
             rates = recorded_rates(ledger.store, name, buckets_of(run))
     prices = costs_of(recipe)
@@ -73,7 +73,7 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
             account.work,
             account.left - account.work.edits,
             rates,
-            facts.image_size**2,
+            None if recipe.output_size == "source" else facts.most_pixels,
             plan.block_rows,
             min(len(manifest.rows), account.left),
             not (recipe.captioner == GIVEN_PROMPTS or isinstance(recipe.captioner, TemplateSpec)),

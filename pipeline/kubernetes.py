@@ -36,8 +36,11 @@ class Group:
     gpus: int
 
 
-def worker_groups(plan: Plan, cluster: Cluster, image_size: int, edits_per_image: int) -> tuple[Group, ...]:
-    """The groups of a cluster on which `plan` was made. Raises PlacementError where its GPUs are not whole."""
+def worker_groups(plan: Plan, cluster: Cluster, pixels: int, edits_per_image: int) -> tuple[Group, ...]:
+    """The groups of a cluster on which `plan` was made, for images of so many pixels.
+
+    Raises PlacementError where its GPUs are not whole.
+    """
     gpus = int(cluster.gpus)
     if gpus != cluster.gpus or not gpus:
         if cluster.gpus:
@@ -53,7 +56,7 @@ def worker_groups(plan: Plan, cluster: Cluster, image_size: int, edits_per_image
     cpus = int(cluster.cpus // workers)
     if cpus < 1:
         raise PlacementError(f"--cpus: {cluster.cpus:g} are fewer than the {workers} workers; give more")
-    memory = _memory_gib(cpus, plan.block_rows * max(1, edits_per_image) * 3 * image_size**2)
+    memory = _memory_gib(cpus, plan.block_rows * max(1, edits_per_image) * 3 * pixels)
     return (
         Group("cpu", tasks, max(tasks, _GPUS_FOR_A_CPU_WORKER, gpus), cpus, memory, 0),
         Group("caption", captions, captions, cpus, memory, 1),

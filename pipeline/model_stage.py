@@ -7,7 +7,8 @@ end alike, after the same time.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -63,6 +64,7 @@ class ModelStage(ABC):
         set_threads(1)
         self._threads = pool.threads
         self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
+        self._images_at_once = recipe.batch  # a device holds their trajectories
         self._shared: Mapping[tuple[str, str], str] = {} if shared is None else shared.ids
 
         def make() -> Editor:
@@ -101,10 +103,12 @@ class ModelStage(ABC):
 
     @abstractmethod
     def fill(self, work: Sequence[ImageWork]) -> None:
-        """Fill the cells in full batches; what it raises is tried again in smaller parts."""
+        """Fill the cells of images of one size in full batches; what it raises is tried again in smaller parts."""
 
     def _edited(self, rows: list[Row]) -> list[Row]:
-        self._run(self._still_open([(row, self.cells(row)) for row in rows if row["error_stage"] is None]))
+        work = self._still_open([(row, self.cells(row)) for row in rows if row["error_stage"] is None])
+        for its_work in _by_size(work, self._images_at_once):
+            self._run(its_work)
         return rows
 
     def _run(self, work: Sequence[ImageWork]) -> None:
@@ -141,3 +145,12 @@ class ModelStage(ABC):
             for row, cells in work
         ]
         return [(row, cells) for row, cells in left if cells]
+
+
+def _by_size(work: Sequence[ImageWork], most: int) -> Iterator[list[ImageWork]]:
+    """The images of each size, `most` at a time: a model call has one shape."""
+    groups: defaultdict[tuple[int, int], list[ImageWork]] = defaultdict(list)
+    for item in work:
+        groups[item[0]["model_width"], item[0]["model_height"]].append(item)
+    for group in groups.values():
+        yield from (group[start : start + most] for start in range(0, len(group), most))

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from eim_ops.aspect_buckets import Size
 from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec, VllmSpec, captioner_identity
+from pipeline.fit import Fit, sizes_of
 from pipeline.identity import fingerprint
 from pipeline.recipe import Recipe, RecipeError
 
@@ -39,7 +41,8 @@ class Editor(Protocol):
     ) -> "Iterator[EditedImage]":
         """Yields each task's result once, in any order.
 
-        Images are uint8 (H, W, 3); task lists and seeds run parallel to them. `batch`: rows of every model call.
+        Images are uint8 (H, W, 3) of one size; task lists and seeds run parallel to them. `batch`: rows of every model
+        call.
         """
         ...
 
@@ -79,8 +82,13 @@ class ModelFacts:
 
     model_revision: str
     captioner_revision: str
-    image_size: int
-    """Pixels of the square images that the model edits."""
+    sizes: tuple[Size, ...]
+    """At which the model edits: one size for all images, or aspect buckets."""
+
+    @property
+    def most_pixels(self) -> int:
+        """Of the largest of its sizes."""
+        return max(size.pixels for size in self.sizes)
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ def _make_editor(recipe: Recipe, device: str) -> Editor:
 def _facts(recipe: Recipe) -> ModelFacts:
     from eim_ops.encode import check_free_guidance
     from eim_ops.load import checked_family, model_revision
-    from eim_ops.loading import check_image_half
+    from eim_ops.loading import check_image_half, stored_quantisation
 
     if isinstance(recipe.captioner, VllmSpec) and find_spec("vllm") is None:
         raise RecipeError("captioner: kind vllm needs vLLM, which is not installed here: pip install 'eim[vllm]'")
@@ -141,11 +149,9 @@ def _facts(recipe: Recipe) -> ModelFacts:
         captioner_revision = _captioner_revision(recipe)
         config, family = checked_family(recipe.model, recipe.model_revision, recipe.loading)
         check_free_guidance(recipe.method, family.guidance_of(config))
-        check_image_half(recipe.loading, recipe.method.image_half)
-        size, step = recipe.size or family.own_size(config), family.size_step(config)
-        if size % step:
-            raise ValueError(f"size is {size}; {recipe.model} takes multiples of {step}")
-        return ModelFacts(revision, captioner_revision, size)
+        check_image_half(recipe.loading, recipe.method.image_half, stored_quantisation(config("transformer")))
+        limits = family.size_step(config), family.largest_side(config)
+        return ModelFacts(revision, captioner_revision, sizes_of(recipe, family.own_size(config), *limits))
     except (ValueError, OSError) as error:
         raise RecipeError(f"model: {error}") from None
 
@@ -185,7 +191,7 @@ def pixel_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
         "model_revision": facts.model_revision,
         **caption_settings(recipe, facts),
         "method": asdict(recipe.method),
-        "size": facts.image_size,
+        **Fit(facts.sizes, recipe.output_size).settings(),
         "batch": recipe.batch,
         "dtype": recipe.dtype,
         "seed": recipe.seed,

@@ -19,6 +19,8 @@ _MIN_BLOCK_ROWS, _MAX_BLOCK_ROWS = 16, 64
 _BLOCK_EDITS = 256
 _BLOCKS = 8
 """Wanted at least, so that small runs stream as well."""
+_MAX_BUCKETED_ROWS, _BLOCKS_AN_ACTOR = 128, 2
+"""Of aspect buckets: an actor fills batches from a whole block, so larger blocks and fewer waste less."""
 _SLACK = 1e-6
 
 
@@ -53,6 +55,8 @@ class Plan:
     edit: PoolPlan
     task_cpus: float
     block_rows: int
+    unit_rows: int
+    """What an editing actor takes at a time: one batch, or of aspect buckets a block, from which it fills batches."""
     no_progress_seconds: int
     encode: PoolPlan | None = None
     identify: PoolPlan | None = None
@@ -77,20 +81,28 @@ def plan_placement(recipe: Recipe, cluster: Cluster, images: int, edits_per_imag
     # On a CPU the editing pools are where the time goes: each may use every core, and captioning half of them.
     cores = max(1, int(cluster.cpus))
     threads = {name: max(1, (cores // 2 if name == "caption" else cores) // size) for name, size in sizes.items()}
-    block_rows = _block_rows(recipe.batch, images, edits_per_image)
+    actors = sizes["edit"] if recipe.aspect_buckets else None
+    block_rows = _block_rows(recipe.batch, images, edits_per_image, actors)
     return Plan(
         **{name: _pool(sizes[name], pool_cpus, shares[name], threads[name]) for name in sizes},
         task_cpus=task_cpus,
         block_rows=block_rows,
+        unit_rows=block_rows if recipe.aspect_buckets else recipe.batch,
         # A minute for every edit of a block: slow is no stall.
         no_progress_seconds=max(1800, 60 * block_rows * edits_per_image),
     )
 
 
-def _block_rows(batch: int, images: int, edits_per_image: int) -> int:
-    """Whole batches, since a model call's rows come from one block: what is left of a block is padded with copies."""
-    wanted = min(_BLOCK_EDITS // max(1, edits_per_image), images // _BLOCKS)
-    bounded = min(_MAX_BLOCK_ROWS, max(_MIN_BLOCK_ROWS, wanted))
+def _block_rows(batch: int, images: int, edits_per_image: int, bucketed_actors: int | None = None) -> int:
+    """Whole batches, since a model call's rows come from one block: what is left of a block is padded with copies.
+
+    bucketed_actors: those that edit by aspect buckets; None: all images are of one size.
+    """
+    most, blocks = _MAX_BLOCK_ROWS, _BLOCKS
+    if bucketed_actors is not None:
+        most, blocks = _MAX_BUCKETED_ROWS, _BLOCKS_AN_ACTOR * bucketed_actors
+    wanted = min(_BLOCK_EDITS // max(1, edits_per_image), images // blocks)
+    bounded = min(most, max(_MIN_BLOCK_ROWS, wanted))
     return batch * max(1, bounded // batch)
 
 

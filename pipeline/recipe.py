@@ -17,6 +17,7 @@ from eim_ops.method import Method
 from pipeline.augment_spec import Augment
 from pipeline.captioner_spec import KIND_KEYS, CaptionerSpec, TemplateSpec
 from pipeline.edit_spec import EditSpec
+from pipeline.size_spec import BucketsSpec, OutputSize, SizeSpec, check_sizes
 from pipeline.sweep import Sweep, expand
 
 
@@ -88,7 +89,9 @@ class Recipe(_Model):
     augment: Augment = Augment()
     method: Annotated[Method, _known_keys("method", Method)] = Field(default_factory=Method)
     loading: Annotated[Loading, _known_keys("loading", Loading)] = Field(default_factory=Loading)
-    size: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] | None = None
+    size: SizeSpec = None
+    aspect_buckets: BucketsSpec = False
+    output_size: OutputSize = "model"
     batch: Annotated[int, Field(ge=2, le=1024)] = 16
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -119,6 +122,11 @@ class Recipe(_Model):
             raise ValueError("direction: shared directions are those of the recipe's edits; give edits or a sweep")
         if self.direction == "own" and "direction_images" in self.model_fields_set:
             raise ValueError("direction_images: only shared directions have a sample; set direction: shared")
+        return self
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "Recipe":
+        check_sizes(self.size, self.aspect_buckets, self.direction)
         return self
 
     @property

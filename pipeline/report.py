@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from eim_ops.aspect_buckets import Size
 from pipeline import storage
 from pipeline.asked import JOINER
 from pipeline.contact_sheet import Line, Tile, contact_html, contact_png
 from pipeline.decode import decode_image
+from pipeline.fit import Fit
 from pipeline.ledger import Ledger, View
 from pipeline.storage import Store, open_store
 
@@ -61,7 +63,9 @@ def _by_source(view: View, images: int) -> dict[str, list[Row]]:
 
 
 def _source(row: Row) -> np.ndarray:
-    return decode_image(storage.read(row["source_uri"]).data, row["width"])
+    """At the edited image's size: cropped as it was, or whole."""
+    image = decode_image(storage.read(row["source_uri"]).data)
+    return np.asarray(Fit((Size(row["width"], row["height"]),))(image))
 
 
 def _edited(store: Store, row: Row) -> np.ndarray:
@@ -69,7 +73,8 @@ def _edited(store: Store, row: Row) -> np.ndarray:
 
 
 def _scores(store: Store, groups: Mapping[str, Sequence[Row]], sources: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """FaceScore by image_uri; empty where a shipped model did not edit, or not the faces' attributes."""
+    """FaceScore by image_uri; empty where a shipped model did not edit, not the faces' attributes, or at other sizes
+    than the judge's."""
     from eim_ops.edit import round_trips
     from eim_ops.faces.judge import load_judge
     from eim_ops.load import load_backbone
@@ -82,6 +87,8 @@ def _scores(store: Store, groups: Mapping[str, Sequence[Row]], sources: Mapping[
     if len(faces) < len(rows) or rows[0]["model"] not in SHIPPED:
         return {}
     backbone = load_backbone(rows[0]["model"], None, "auto", "float32")
+    if any(source.shape[:2] != (backbone.image_size, backbone.image_size) for source in sources.values()):
+        return {}
     unedited = round_trips(backbone, list(sources.values()))
     before = dict(zip(sources, unedited, strict=True))
     scores = score_faces(

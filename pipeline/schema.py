@@ -38,6 +38,10 @@ EDITS = pa.schema(
         ("source_sha256", pa.string()),
         ("width", pa.int32()),  # of the edited image
         ("height", pa.int32()),
+        ("source_width", pa.int32()),  # upright
+        ("source_height", pa.int32()),
+        ("model_width", pa.int32()),  # at which the model edited it; psnr and ssim are of this size
+        ("model_height", pa.int32()),
         ("source_prompt", pa.string()),
         ("target_prompt", pa.string()),  # of a composed edit: one for each attribute, joined by ' + '
         ("attribute", pa.string()),  # of a composed edit: joined by ' + '

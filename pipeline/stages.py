@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
+from eim_ops.aspect_buckets import Size
 from pipeline import storage
 from pipeline.asked import edits_to_json
 from pipeline.attempts import Attempts
 from pipeline.decode import decode_image, encode_png
+from pipeline.fit import Fit, resized
 from pipeline.identity import noise_seed, sha256_bytes
 from pipeline.ledger import Ledger
 from pipeline.manifest import Manifest
@@ -22,6 +25,7 @@ from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.retrying import StorageError, UnansweredError
 from pipeline.scores import psnr, ssim
+from pipeline.size_spec import OutputSize
 from pipeline.work import BLANK, WORK, Row, error_on, source_image, table_of_work
 
 
@@ -69,9 +73,9 @@ class VersionChanged(Exception):
 
 @dataclass(frozen=True)
 class LoadRows:
-    """Fetch and decode: fills image (PNG), source_sha256 and seed."""
+    """Fetch, decode and fit: fills image (PNG), its size and the source's, source_sha256 and seed."""
 
-    size: int
+    fit: Fit
     seed: int
     progress: Progress
     attempts: Attempts
@@ -90,42 +94,52 @@ class LoadRows:
             if blob.version != row["version"]:
                 raise VersionChanged(f"listed as {row['version']}, read as {blob.version}; run again to list it anew")
             sha256 = sha256_bytes(blob.data)
-            image = encode_png(decode_image(blob.data, self.size))
+            source = decode_image(blob.data)
+            fitted = self.fit(source)
+            image = encode_png(fitted)
         except Exception as error:
             if isinstance(error, StorageError) and not isinstance(error, UnansweredError):
                 raise  # the store refuses everything: no fault of this row's
             return {**row, **error_on("load", error)}
-        return {**row, "image": image, "source_sha256": sha256, "seed": noise_seed(self.seed, sha256)}
+        sizes = {"source_width": source.width, "source_height": source.height}
+        sizes |= {"model_width": fitted.width, "model_height": fitted.height}
+        return {**row, **sizes, "image": image, "source_sha256": sha256, "seed": noise_seed(self.seed, sha256)}
 
 
 @dataclass(frozen=True)
 class ScoreAndEncode:
-    """Turns raw pixels into PNG bytes and measures each edit against its source."""
+    """Measures each edit against its source as the model saw it, then turns raw pixels into PNG bytes of the output's
+    size."""
 
     progress: Progress
     attempts: Attempts
+    output_size: OutputSize = "model"
 
     def __call__(self, table: pa.Table) -> pa.Table:
         started = time.perf_counter()
-        rows = self.attempts.guarded("score", table.to_pylist(), _scored)
+        rows = self.attempts.guarded("score", table.to_pylist(), self._scored)
         scored = sum(result["psnr"] is not None for row in rows for result in row["results"] or ())
         self.progress.add("score", scored, time.perf_counter() - started)
         return table_of_work([{**row, "image": None} for row in rows])
 
+    def _scored(self, rows: list[Row]) -> list[Row]:
+        for row in rows:
+            fresh = [result for result in row["results"] or () if result["image"] is not None]
+            if fresh:
+                source = np.asarray(source_image(row))
+                to_source = Size(row["source_width"], row["source_height"]) if self.output_size == "source" else None
+                for result in fresh:
+                    _score(result, source, to_source)
+        return rows
 
-def _scored(rows: list[Row]) -> list[Row]:
-    for row in rows:
-        fresh = [result for result in row["results"] or () if result["image"] is not None]
-        if fresh:
-            source = np.asarray(source_image(row))
-            for result in fresh:
-                _score(result, source)
-    return rows
 
-
-def _score(result: Row, source: np.ndarray) -> None:
+def _score(result: Row, source: np.ndarray, output: Size | None) -> None:
     try:
         pixels = np.frombuffer(result["image"], np.uint8).reshape(result["height"], result["width"], 3)
-        result.update(image=encode_png(pixels), psnr=psnr(pixels, source), ssim=ssim(pixels, source))
+        image = Image.fromarray(pixels)
+        if output is not None:
+            image = resized(image, output)
+        result.update(psnr=psnr(pixels, source), ssim=ssim(pixels, source))
+        result.update(image=encode_png(image), width=image.width, height=image.height)
     except Exception as error:
         result.update(image=None, **error_on("score", error))

@@ -43,7 +43,11 @@ WORK = pa.schema(
         ("source_prompt", pa.string()),
         ("edits", pa.string()),  # JSON of the AskedEdits that are left
         ("fields", pa.string()),  # as in the manifest
-        ("image", pa.large_binary()),  # PNG at the model's size
+        ("image", pa.large_binary()),  # PNG at the size that the model edits
+        ("source_width", pa.int32()),
+        ("source_height", pa.int32()),
+        ("model_width", pa.int32()),
+        ("model_height", pa.int32()),
         ("source_sha256", pa.string()),
         ("seed", pa.int64()),
         ("seconds_caption", pa.float64()),

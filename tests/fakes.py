@@ -11,6 +11,7 @@ from PIL import Image
 
 from eim_ops.edit import EditedImage, EditTask
 from pipeline.decode import encode_png
+from pipeline.fit import sizes_of
 from pipeline.operations import Editor, ModelFacts, Operations
 from pipeline.recipe import Recipe
 
@@ -50,7 +51,7 @@ class FakeEditor:
     def encode(
         self, images: Sequence[np.ndarray], source_prompts: Sequence[str], seeds: Sequence[int], batch: int
     ) -> list[bytes]:
-        return [encode_png(image) for image in images]
+        return [encode_png(image) for image in np.stack(images)]  # of one size, as a model call
 
     def identify(
         self,
@@ -84,7 +85,7 @@ class FakeEditor:
         seeds: Sequence[int],
         batch: int,
     ) -> Iterator[EditedImage]:
-        for row, (image, its_tasks) in enumerate(zip(images, tasks, strict=True)):
+        for row, (image, its_tasks) in enumerate(zip(np.stack(images), tasks, strict=True)):
             for task in its_tasks:
                 time.sleep(self.seconds)
                 if task.strength == 13:
@@ -108,7 +109,7 @@ class FakeFactories:
         return FakeEditor(self.seconds)
 
     def facts(self, recipe: Recipe) -> ModelFacts:
-        return ModelFacts(self.revision, "fake-captioner-1", recipe.size or 32)
+        return ModelFacts(self.revision, "fake-captioner-1", sizes_of(recipe, 32, 8))
 
 
 def fake_operations(seconds: float = 0.0, revision: str = "fake-1") -> Operations:

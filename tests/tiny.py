@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from eim_ops.editor import Editor
-from pipeline.operations import Operations
+from pipeline.fit import sizes_of
+from pipeline.operations import ModelFacts, Operations
 from pipeline.recipe import Recipe
 from tests.eim_ops.conftest import tiny_sd3
-from tests.fakes import FakeCaptioner, fake_operations
+from tests.fakes import FakeCaptioner
 
 
 class WordedCaptioner(FakeCaptioner):
@@ -32,7 +33,10 @@ class TinyFactories:
         backbone.name, backbone.revision = recipe.model, "fake-1"
         return Editor(backbone, recipe.method)
 
+    def facts(self, recipe: Recipe) -> ModelFacts:
+        return ModelFacts("fake-1", "fake-captioner-1", sizes_of(recipe, 64, 8, 64))
+
 
 def tiny_operations() -> Operations:
     factories = TinyFactories()
-    return Operations(factories.captioner, factories.editor, fake_operations().facts)
+    return Operations(factories.captioner, factories.editor, factories.facts)

@@ -51,6 +51,11 @@ class PipelineBackbone(Backbone):
         return 2 * vae_scale(config)
 
     @classmethod
+    def largest_side(cls, config: PartConfig) -> int | None:
+        """The most pixels of a side; None: no bound."""
+        return None
+
+    @classmethod
     def guidance_of(cls, config: PartConfig) -> GuidanceKind:
         """Which guidance the model was made for, from its configurations alone."""
         return "true"

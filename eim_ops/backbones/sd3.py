@@ -29,6 +29,12 @@ class Sd3Backbone(PipelineBackbone):
         """Latent size times the VAE's scale."""
         return config("transformer")["sample_size"] * vae_scale(config)
 
+    @classmethod
+    def largest_side(cls, config: PartConfig) -> int | None:
+        """Positions are cropped from the middle of a table of so many patches."""
+        transformer = config("transformer")
+        return transformer["pos_embed_max_size"] * transformer["patch_size"] * vae_scale(config)
+
     def _token_counts(self, prompt: str) -> Sequence[tuple[int, int]]:
         pipe = self.pipeline
         limits = [(it, it.model_max_length) for it in (pipe.tokenizer, pipe.tokenizer_2)]

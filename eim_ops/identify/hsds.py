@@ -18,7 +18,7 @@ from torch import Tensor
 from eim_ops.backbones.base import Backbone
 from eim_ops.cost import HELD_OUT_DRAWS
 from eim_ops.encode import noised
-from eim_ops.identify.spectrum import filtered, floored
+from eim_ops.identify.spectrum import filtered, floored, resampled
 from eim_ops.joint import Conditioning, Rows, per_row
 from eim_ops.method import Method
 from eim_ops.noise import levels, noise
@@ -83,7 +83,8 @@ def hsds_direction(
         draws.append(_Draw(backbone, x, sigma, curved))
         offsets.append(sigma * change)
     start, misfit = _best_length(dds, draws, offsets)
-    gain, weight = _preconditioner(backbone.spectrum, sigmas.to(wide), method.damping * method.draws)
+    power = None if backbone.spectrum is None else resampled(floored(backbone.spectrum), clean.shape[-2:])
+    gain, weight = _preconditioner(power, sigmas.to(wide), method.damping * method.draws)
     image, iterations, objective = _cgls(start, misfit, draws, gain, weight, method.iterations)
     residual, dds_residual = _held_out_residuals(
         backbone, clean, source, target, (image, start), eps[method.draws :], method.sigma_max
@@ -111,15 +112,16 @@ def _best_length(direction: Tensor, draws: Sequence[_Draw], offsets: Sequence[Te
 
 
 def _preconditioner(
-    spectrum: Tensor | None, sigmas: Tensor, damping: float
+    power: Tensor | None, sigmas: Tensor, damping: float
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """(approximate inverse of the normal equations, lam W) as maps of latents.
 
-    For Gaussian latents of spectrum S, sigma J is sigma^2 / (a^2 S + sigma^2) at each frequency, and W = 1 / S.
+    power: S, (C, h, w). For Gaussian latents of it sigma J is sigma^2 / (a^2 S + sigma^2) at each frequency, and
+    W = 1 / S.
     """
-    if spectrum is None:
+    if power is None:
         return lambda s: s, lambda n: damping * n
-    power = floored(spectrum).to(sigmas)
+    power = power.to(sigmas)
     level = sigmas.view(-1, 1, 1, 1)
     curvature = (level**2 / ((1 - level) ** 2 * power + level**2)).square().sum(0)
     return lambda s: filtered(s, 1 / (curvature + damping / power)), lambda n: filtered(n, damping / power)

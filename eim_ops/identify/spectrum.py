@@ -50,6 +50,25 @@ def floored(spectrum: Tensor) -> Tensor:
     return spectrum.clamp(min=_FLOOR * float(spectrum.mean()))
 
 
+def resampled(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
+    """A positive spectrum (C, h, w) at the frequencies of latents of another `shape`, (h', w'). Ours.
+
+    Under the orthonormal FFT the variance at a frequency, in cycles a latent, does not depend on the grid where images
+    are stationary; between the frequencies of the grid its logarithm is interpolated linearly, over the border of the
+    periodic spectrum too. Of the own shape it is the spectrum itself.
+    """
+    for axis, count in zip((-2, -1), shape, strict=True):
+        own = spectrum.shape[axis]
+        if count != own:
+            place = torch.fft.fftfreq(count, dtype=torch.float64) * own
+            low = place.floor()
+            part = (place - low).to(spectrum).view([-1, 1] if axis == -2 else [-1])
+            nearest = [((low + at).long() % own).to(spectrum.device) for at in (0, 1)]
+            below, above = (spectrum.index_select(axis, indices).log() for indices in nearest)
+            spectrum = torch.lerp(below, above, part).exp()
+    return spectrum
+
+
 def filtered(latents: Tensor, gain: Tensor) -> Tensor:
     """Latents (B, C, h, w) with each frequency times `gain` (C, h, w), which is equal at opposite frequencies."""
     return torch.fft.ifft2(torch.fft.fft2(latents, norm="ortho") * gain, norm="ortho").real

@@ -25,6 +25,13 @@ def test_one_image_comes_back_at_every_strength_in_order(backbone: Sd3Backbone) 
     assert strip(images).size == (192, 64)
 
 
+def test_an_image_can_be_edited_at_another_size_than_the_models_own(backbone: Sd3Backbone) -> None:
+    models, method = Models(backbone, None), Method(steps=2, draws=1)
+    prompts = {"source_prompt": SOURCE, "target_prompt": TARGET}
+    (image,) = edit_image(models, FACE, "", [1], **prompts, method=method, size=(64, 40))
+    assert image.size == (64, 40)
+
+
 def test_without_a_captioner_prompts_must_be_given(backbone: Sd3Backbone) -> None:
     with pytest.raises(ValueError, match="both source_prompt and target_prompt"):
         edit_image(Models(backbone, None), FACE, "change to broad smile", source_prompt=SOURCE)

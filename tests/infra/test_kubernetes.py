@@ -187,7 +187,7 @@ def test_the_recipe_fits_the_least_workers(size: str) -> None:
     assert actors + plan.task_cpus <= cluster.cpus
 
 
-PIXELS = {"cpu-small": 64, "gpu-a10": 1024, "gpu-h100": 1024}
+SIDES = {"cpu-small": 64, "gpu-a10": 1024, "gpu-h100": 1024}
 LARGER = {
     ("cpu-small", "memory"): "4 GiB instead of 3: the mini models and their files pass through it",
     ("gpu-a10", "memory"): "28 GiB instead of 14: such machines have it; a recipe of four edits an image needs it",
@@ -202,7 +202,7 @@ def test_the_sizes_are_what_eim_plan_would_give(size: str) -> None:
     recipe, cluster = recipe_of(size), least_cluster(size)
     edits = sum(len(edit.strengths) for edit in recipe.edits)
     plan = plan_placement(recipe, cluster, 10_000, edits)
-    for group in worker_groups(plan, cluster, PIXELS[size], edits):
+    for group in worker_groups(plan, cluster, SIDES[size] ** 2, edits):
         shipped = worker(f"{size}/cluster", group.name)
         assert (shipped["minReplicas"], shipped["maxReplicas"]) == (group.replicas, group.most)
         if group.replicas:
@@ -219,7 +219,7 @@ def compare(size: str, resource: str, shipped: int, wanted: int) -> None:
 def test_the_component_that_eim_plan_prints_sizes_an_overlay(tmp_path: Path) -> None:
     cluster = Cluster(60, 6)
     plan = plan_placement(recipe_of("gpu-a10"), cluster, 10_000, 2)
-    groups = worker_groups(plan, cluster, 1024, 2)
+    groups = worker_groups(plan, cluster, 1024**2, 2)
     assert [(group.replicas, group.cpus, group.gpus) for group in groups] == [(2, 7, 0), (1, 7, 1), (5, 7, 1)]
     shutil.copytree(K8S, tmp_path / "k8s")
     (tmp_path / "k8s" / "components" / "sized").mkdir()
@@ -244,7 +244,7 @@ def test_the_component_that_eim_plan_prints_sizes_an_overlay(tmp_path: Path) -> 
 def test_one_gpu_is_shared_by_both_pools_and_impossible_clusters_are_refused() -> None:
     def groups(cpus: float, gpus: float) -> tuple[Group, ...]:
         cluster = Cluster(cpus, gpus)
-        return worker_groups(plan_placement(recipe_of("gpu-a10"), cluster, 10_000, 2), cluster, 1024, 2)
+        return worker_groups(plan_placement(recipe_of("gpu-a10"), cluster, 10_000, 2), cluster, 1024**2, 2)
 
     assert [group.replicas for group in groups(16, 1)] == [1, 0, 1]
     with pytest.raises(PlacementError, match="fewer than the 10 workers"):

@@ -38,6 +38,14 @@ def test_a_plan_is_told_without_weights_and_nothing_is_written(tmp_path: Path, m
     assert (told["account"]["left"], told["evaluations"], told["time"]) == (6, 3 * 20 + 3 * 8 + 6 * 30, None)
 
 
+def test_what_edits_of_their_sources_sizes_will_weigh_is_not_known(tmp_path: Path) -> None:
+    recipe = Path(recipe_in(tmp_path))
+    recipe.write_text(recipe.read_text() + "output_size: source\n")
+    told = CliRunner().invoke(app, ["plan", str(recipe), "--cpus", "2"]).output
+    assert "unknown, of the sources' sizes: use --calibrate N" in " ".join(told.split())
+    assert "64 x 64 px; stored at the source's" in told
+
+
 def test_workers_are_printed_for_kubernetes(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plan", recipe_in(tmp_path), "--k8s", "--cpus", "35", "--gpus", "4"])
     patch = yaml.safe_load(yaml.safe_load(result.stdout)["patches"][0]["patch"])

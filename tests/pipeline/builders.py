@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from eim_ops.aspect_buckets import Size
 from pipeline.ask import Ask
 from pipeline.asked import AskedEdit, asked_edits, edits_to_json
 from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
+from pipeline.fit import Fit
 from pipeline.ledger import open_run
 from pipeline.manifest import Manifest, prepare_manifest
 from pipeline.operations import pixel_settings
@@ -51,6 +53,11 @@ def failure_row(**changes: Any) -> Row:
 def asked(edit_id: str = "e", strength: float = 1.0, request: str = "smile", given: str | None = None) -> AskedEdit:
     """An asked edit of one attribute."""
     return AskedEdit(edit_id, ("smile",), ("broad smile",), (request,), strength, (given,))
+
+
+def square(side: int) -> Fit:
+    """Images of one square size."""
+    return Fit((Size(side, side),))
 
 
 def work_row(*edits: AskedEdit, **changes: Any) -> Row:

@@ -17,15 +17,19 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def decoded(data: bytes) -> np.ndarray:
+    return np.asarray(decode_image(data))
+
+
 def test_png_keeps_every_pixel() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    assert np.array_equal(decode_image(encode_png(pixels), 32), pixels)
+    assert np.array_equal(decoded(encode_png(pixels)), pixels)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 def test_every_kind_of_file_is_read(kind: str) -> None:
-    pixels = decode_image(saved(Image.new("RGB", (20, 20), RED), kind), 16)
-    assert pixels.shape == (16, 16, 3)
+    pixels = decoded(saved(Image.new("RGB", (20, 16), RED), kind))
+    assert pixels.shape == (16, 20, 3)
     assert np.abs(pixels.astype(int) - RED).max() < 8
 
 
@@ -35,7 +39,7 @@ def test_exif_rotation_is_undone() -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by 180 degrees
     data = saved(upright.rotate(180), exif=exif)
-    assert np.array_equal(decode_image(data, 16), np.asarray(upright))
+    assert np.array_equal(decoded(data), np.asarray(upright))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -44,7 +48,7 @@ def test_transparency_is_laid_on_white(mode: str) -> None:
         data = saved(Image.new("P", (16, 16), 0), transparency=0)
     else:
         data = saved(Image.new("RGBA", (16, 16), (200, 10, 10, 0)).convert(mode))
-    assert decode_image(data, 16).min() == 255
+    assert decoded(data).min() == 255
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "I;16"])
@@ -53,25 +57,19 @@ def test_other_modes_become_rgb(mode: str) -> None:
         data = saved(Image.fromarray(np.full((16, 16), 128 << 8, np.uint16)))
     else:
         data = saved(Image.new("L", (16, 16), 128).convert(mode), "TIFF")
-    pixels = decode_image(data, 16)
+    pixels = decoded(data)
     assert np.abs(pixels.astype(int) - 128).max() <= 1
-
-
-def test_the_middle_is_kept_of_an_oblong_image() -> None:
-    image = Image.new("RGB", (48, 16), WHITE)
-    image.paste(RED, (16, 0, 32, 16))
-    assert np.array_equal(decode_image(saved(image), 16), np.full((16, 16, 3), RED, np.uint8))
 
 
 def test_a_broken_colour_profile_is_passed_over() -> None:
     data = saved(Image.new("RGB", (16, 16), RED), icc_profile=b"not a profile")
-    assert np.array_equal(decode_image(data, 16)[0, 0], RED)
+    assert np.array_equal(decoded(data)[0, 0], RED)
 
 
 @pytest.mark.parametrize("data", [b"", b"nothing", saved(Image.effect_noise((64, 64), 50).convert("RGB"))[:2000]])
 def test_broken_bytes_raise(data: bytes) -> None:
     with pytest.raises((UnidentifiedImageError, OSError, SyntaxError)):
-        decode_image(data, 16)
+        decoded(data)
 
 
 def test_scores_agree_with_torchmetrics() -> None:

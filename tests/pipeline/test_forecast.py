@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from eim_ops.aspect_buckets import Size
 from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.editor import Editor
 from eim_ops.faces.render import render
@@ -15,6 +16,7 @@ from eim_ops.mini.face_set import draw_faces
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.attempts import Attempts
 from pipeline.estimate import Spread
+from pipeline.fit import Fit
 from pipeline.forecast import forecast
 from pipeline.ledger import Ledger
 from pipeline.operations import ModelFacts, Operations
@@ -44,7 +46,7 @@ def operations_of(model: Sd3Backbone) -> Operations:
     return Operations(
         lambda recipe, device: None,
         lambda recipe, device: Editor(model, recipe.method),
-        lambda recipe: ModelFacts("0", "manifest", 64),
+        lambda recipe: ModelFacts("0", "manifest", (Size(64, 64),)),
     )
 
 
@@ -87,7 +89,7 @@ def test_evaluations_are_what_a_runs_rows_report(model: Sd3Backbone, tmp_path: P
     read = ReadPending(job.manifest, Ledger(job.store, job.fingerprint), recipe, False, 64)
     (rows,) = read(pa.table({"buckets": [sorted(job.manifest.rows)]}))
     caption = CaptionStage(operations_of(model), recipe, plan.caption, *idle)
-    edit, load = EditStage(operations_of(model), recipe, plan.edit, *idle), LoadRows(64, 0, *idle)
+    edit, load = EditStage(operations_of(model), recipe, plan.edit, *idle), LoadRows(Fit((Size(64, 64),)), 0, *idle)
     good = pa.Table.from_pylist([row for row in load(rows).to_pylist() if row["error_stage"] is None], rows.schema)
     before = model.evaluations
     edited = [edit(caption(good.slice(start, BATCH))).to_pylist() for start in range(0, len(good), BATCH)]

@@ -1,5 +1,7 @@
 """What is known of a recipe's models before any weight is loaded."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,9 @@ def schnell(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_family_tells_the_size_without_weights(schnell: str) -> None:
-    assert FACTS(make_recipe(model="mini-dit", captioner="mini-vlm")).image_size == 64
+    assert FACTS(make_recipe(model="mini-dit", captioner="mini-vlm")).sizes == ((64, 64),)
     recipe = make_recipe(model=schnell, captioner="manifest", method={"free_guidance": 1})
-    assert FACTS(recipe).image_size == 512
+    assert FACTS(recipe).sizes == ((512, 512),)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +46,52 @@ def test_what_the_family_lacks_is_refused_without_weights(schnell: str, changes:
         FACTS(make_recipe(model=schnell, captioner="manifest", **changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"method": {"free_guidance": 1, "image_half": "hsds"}},
+            "stored quantised by bitsandbytes lack: take",
+        ),
+        ({"method": {"free_guidance": 1}, "loading": {"quantisation": "torchao"}}, "quantised, by bitsandbytes: leave"),
+        ({"method": {"free_guidance": 1, "image_half": "dds"}}, None),
+    ],
+)
+def test_weights_that_are_stored_quantised_are_known(
+    schnell: str, tmp_path: Path, changes: Any, message: str | None
+) -> None:
+    shutil.copytree(schnell, tmp_path / "quantised")
+    config = tmp_path / "quantised" / "transformer" / "config.json"
+    quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | quantised))
+    recipe = make_recipe(model=str(tmp_path / "quantised"), captioner="manifest", **changes)
+    if message is None:
+        assert FACTS(recipe).sizes == ((512, 512),)
+        return
+    with pytest.raises(RecipeError, match=message):
+        FACTS(recipe)
+
+
 def test_a_model_of_no_known_family_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no model_index.json; give a model in the layout of diffusers"):
         FACTS(make_recipe(model=str(tmp_path), captioner="manifest"))
+
+
+def test_one_square_size_keeps_its_fingerprint_and_others_are_told_in_it() -> None:
+    def sized(**changes: Any) -> Any:
+        recipe = make_recipe(model="mini-dit", captioner="mini-vlm", **changes)
+        settings = pixel_settings(recipe, FACTS(recipe))
+        return settings["size"], settings.get("output_size")
+
+    assert sized() == sized(size=64) == sized(aspect_buckets=[[64, 64]]) == (64, None)
+    assert sized(size=[64, 48], output_size="source") == ([64, 48], "source")
+    table = [[40, 64], [40, 56], [48, 48], [56, 40], [64, 40]]
+    assert sized(size=48, aspect_buckets=True) == (table, None)
+
+
+def test_a_size_that_the_model_has_no_positions_for_is_refused() -> None:
+    with pytest.raises(RecipeError, match="size is 72; the largest side that mini-dit takes is 64"):
+        FACTS(make_recipe(model="mini-dit", captioner="mini-vlm", size=72))
 
 
 def test_loading_is_in_the_fingerprint_where_it_changes_pixels() -> None:

@@ -112,5 +112,17 @@ def test_blocks_are_whole_batches(batch: int, edits_per_image: int) -> None:
     assert rows % batch == 0 and rows <= max(64, batch)
 
 
+def test_aspect_buckets_take_larger_blocks_and_fill_batches_from_the_whole() -> None:
+    one, many = (
+        plan(2, images=10_000, edits_per_image=1),
+        plan(2, images=10_000, edits_per_image=1, aspect_buckets=True),
+    )
+    assert (one.block_rows, one.unit_rows) == (64, 16)
+    assert (many.block_rows, many.unit_rows) == (128, 128)
+    assert plan(2, images=10_000, edits_per_image=8, aspect_buckets=True).unit_rows == 32
+    assert plan(2, images=80, edits_per_image=1, aspect_buckets=True).unit_rows == 32
+    assert plan(64, 8, images=80, edits_per_image=1, aspect_buckets=True).unit_rows == 16
+
+
 def test_the_stall_guard_waits_for_a_slow_block() -> None:
     assert plan(2, edits_per_image=100).no_progress_seconds == 60 * 16 * 100

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from eim_ops.aspect_buckets import Size
 from pipeline.recipe import RecipeError, load_recipe, parse_recipe
 from tests.pipeline.builders import SMILE, make_recipe
 
@@ -39,6 +40,7 @@ def test_a_request_can_be_given() -> None:
         ({"loading": {"compil": True}}, ["loading.compil: unknown key; did you mean 'compile'?"]),
         ({"loading": {"device_map": "auto"}}, ["loading.device_map"]),
         ({"loading": {"quantisation_options": {"a": 1}}}, ["loading.quantisation_options without"]),
+        ({"loading": {"quantisation": "gguf"}}, ["loading.quantisation: given 'gguf'", "'torchao' or 'quanto'"]),
         ({"method": {"steps": 0}}, ["method.steps is 0; allowed: a whole number from 1 to 1000"]),
         ({"method": {"steps": "many"}}, ["method.steps: given 'many'"]),
         ({"pools": {"edit": {"sise": 1}}}, ["pools.edit.sise: unknown key; did you mean 'size'?"]),
@@ -61,6 +63,25 @@ def test_a_request_can_be_given() -> None:
         ),
         ({"augment": {"count_sources": True}}, ["augment: count_sources: sources are counted for a balance alone"]),
         ({"direction_images": 4}, ["direction_images: only shared directions have a sample"]),
+        (
+            {"size": 17},
+            ["size: given 17; give the side of a square in pixels, or [width, height]; sides are multiples"],
+        ),
+        ({"size": [64, 60]}, ["size: given [64, 60]; give the side"]),
+        ({"size": True}, ["size: given True"]),
+        (
+            {"aspect_buckets": [64, 64]},
+            ["aspect_buckets: given [64, 64]; give true, false or a list of [width, height]"],
+        ),
+        ({"aspect_buckets": []}, ["aspect_buckets: given []"]),
+        ({"aspect_buckets": [[64, 48], [128, 96]]}, ["aspect_buckets: [64, 48] and [128, 96] have one aspect ratio"]),
+        (
+            {"aspect_buckets": [[64, 48]], "size": 64},
+            ["size: aspect_buckets lists the sizes; leave one of the two out"],
+        ),
+        ({"aspect_buckets": True, "size": [64, 48]}, ["size: with aspect_buckets: true it is the side of the square"]),
+        ({"aspect_buckets": True, "direction": "shared"}, ["direction: shared directions are of one size"]),
+        ({"output_size": "given"}, ["output_size: given 'given'", "'model' or 'source'"]),
         ({"direction": "shared", "method": {"image_half": "none"}}, ["direction: shared directions are image halves"]),
     ],
 )
@@ -70,6 +91,13 @@ def test_errors_name_the_key_what_was_given_and_what_is_allowed(changes: dict[st
     assert str(caught.value).startswith("my.yaml: 1 problem, nothing was started")
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_sizes_are_squares_rectangles_or_buckets() -> None:
+    assert make_recipe(size=72).size == 72
+    assert make_recipe(size=[96, 64]).size == Size(96, 64)
+    assert make_recipe(size=64, aspect_buckets=True).aspect_buckets is True
+    assert make_recipe(aspect_buckets=[[96, 64], [64, 64]]).aspect_buckets == (Size(96, 64), Size(64, 64))
 
 
 def test_all_problems_are_told_at_once() -> None:

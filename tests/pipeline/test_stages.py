@@ -1,5 +1,6 @@
 """Stages one after another in this process, with fake operations; every error stays with its own row or edit."""
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from eim_ops.aspect_buckets import Size
 from eim_ops.edit import EditedImage, EditTask
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.asked import AskedEdit
 from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
+from pipeline.fit import Fit
 from pipeline.identity import noise_seed, sha256_bytes
 from pipeline.loading import ModelError
 from pipeline.operations import Operations
@@ -27,7 +30,7 @@ from pipeline.storage import stat
 from pipeline.work import Row, table_of_work
 from tests.conftest import PngMaker
 from tests.fakes import FakeCaptioner, FakeEditor, fake_operations
-from tests.pipeline.builders import asked, make_recipe, work_row
+from tests.pipeline.builders import asked, make_recipe, square, work_row
 
 POOL = PoolPlan(1, 1.0, 0.0, 1, "cpu")
 SILENT = Progress()
@@ -56,7 +59,7 @@ def outcome(row: Row) -> list[str | None]:
 def test_load_fills_the_image_its_hash_and_its_seed(tmp_path: Path, png: PngMaker) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png(0))
-    (row,) = LoadRows(32, 7, SILENT, UNMARKED)(
+    (row,) = LoadRows(square(32), 7, SILENT, UNMARKED)(
         table_of_work([work_row(uri=str(path), version=stat(str(path)).version)])
     ).to_pylist()
     assert row["error_stage"] is None
@@ -74,7 +77,7 @@ def test_load_writes_errors_on_their_rows(tmp_path: Path, png: PngMaker) -> None
         work_row(uri=gone),
         work_row(uri=gone, error_stage="prepare", error_type="E", error_message="m"),
     ]
-    done = LoadRows(32, 0, SILENT, UNMARKED)(table_of_work(rows)).to_pylist()
+    done = LoadRows(square(32), 0, SILENT, UNMARKED)(table_of_work(rows)).to_pylist()
     assert [row["error_type"] for row in done] == ["VersionChanged", "UnidentifiedImageError", "FileNotFoundError", "E"]
     assert [row["error_stage"] for row in done] == ["load", "load", "load", "prepare"]
 
@@ -148,7 +151,7 @@ def test_an_empty_block_passes_every_stage() -> None:
     empty: pa.Table = table_of_work([])
     stage = CaptionStage(fake_operations(), make_recipe(), POOL, SILENT, UNMARKED)
     editor = EditStage(fake_operations(), make_recipe(), POOL, SILENT, UNMARKED)
-    assert len(ScoreAndEncode(SILENT, UNMARKED)(editor(stage(LoadRows(32, 0, SILENT, UNMARKED)(empty))))) == 0
+    assert len(ScoreAndEncode(SILENT, UNMARKED)(editor(stage(LoadRows(square(32), 0, SILENT, UNMARKED)(empty))))) == 0
 
 
 @pytest.mark.parametrize("size", [16, 48])
@@ -156,10 +159,51 @@ def test_load_brings_images_to_the_models_size(tmp_path: Path, png: PngMaker, si
     path = tmp_path / "a.png"
     path.write_bytes(png(0))
     table = table_of_work([work_row(uri=str(path), version=stat(str(path)).version)])
-    (row,) = LoadRows(size, 0, SILENT, UNMARKED)(table).to_pylist()
+    (row,) = LoadRows(square(size), 0, SILENT, UNMARKED)(table).to_pylist()
     from pipeline.work import source_image
 
     assert source_image(row).size == (size, size)
+
+
+def oblong(tmp_path: Path, *sizes: tuple[int, int], fit: Fit) -> list[Row]:
+    """Images of these sizes, loaded."""
+    rows = []
+    for index, size in enumerate(sizes):
+        path = tmp_path / f"{index}.png"
+        Image.effect_noise(size, 40).convert("RGB").save(path)
+        edits = (asked("a"), asked("b", 2.0))
+        rows.append(work_row(*edits, sample_id=f"{index}", uri=str(path), version=stat(str(path)).version))
+    return LoadRows(fit, 0, SILENT, UNMARKED)(table_of_work(rows)).to_pylist()
+
+
+BUCKETS = (Size(24, 48), Size(32, 32), Size(48, 24))
+
+
+def test_images_of_several_sizes_are_edited_in_calls_of_one(tmp_path: Path) -> None:
+    rows = oblong(tmp_path, (200, 100), (100, 200), (99, 100), (180, 90), fit=Fit(BUCKETS))
+    done = edit(caption(rows))  # the fake editor takes images of one size alone
+    assert [outcome(row) for row in done] == [[None, None]] * 4
+    sizes = [{(result["width"], result["height"]) for result in row["results"]} for row in done]
+    assert sizes == [{(48, 24)}, {(24, 48)}, {(32, 32)}, {(48, 24)}]
+    assert [(row["source_width"], row["source_height"]) for row in done[:2]] == [(200, 100), (100, 200)]
+
+
+def test_an_edit_comes_back_at_its_sources_size_and_is_scored_at_the_models(tmp_path: Path) -> None:
+    sizes = [(200, 100), (95, 200), (99, 100)]
+    rows = oblong(tmp_path, *sizes, fit=Fit(BUCKETS, "source"))
+    edited = EditStage(fake_operations(), make_recipe(), POOL, SILENT, UNMARKED)(table_of_work(caption(rows)))
+    as_edited = ScoreAndEncode(SILENT, UNMARKED)(edited).to_pylist()
+    as_source = ScoreAndEncode(SILENT, UNMARKED, "source")(edited).to_pylist()
+    for size, model, source in zip(sizes, as_edited, as_source, strict=True):
+        for ours, result in zip(model["results"], source["results"], strict=True):
+            assert Image.open(io.BytesIO(result["image"])).size == (result["width"], result["height"]) == size
+            assert (result["psnr"], result["ssim"]) == (ours["psnr"], ours["ssim"])
+
+
+def test_an_image_that_no_size_fits_whole_is_an_error_of_its_row(tmp_path: Path) -> None:
+    wide, good = oblong(tmp_path, (400, 100), (200, 100), fit=Fit(BUCKETS, "source"))
+    assert (wide["error_stage"], wide["error_type"]) == ("load", "AspectRatioError")
+    assert good["error_stage"] is None
 
 
 class _SmallDevice(FakeEditor):

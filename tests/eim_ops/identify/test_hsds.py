@@ -90,6 +90,22 @@ def test_hsds_recovers_the_shift_at_condition_100_in_4_iterations(preconditioned
     assert (found.iterations <= 4).all()
 
 
+def test_a_spectrum_of_square_latents_serves_oblong_ones() -> None:
+    def power(shape: tuple[int, int]) -> torch.Tensor:
+        y, x = (torch.fft.fftfreq(count, dtype=torch.float64) for count in shape)
+        return (1 / (2.05 - torch.cos(6.2832 * y)[:, None] - torch.cos(6.2832 * x)[None]))[None]
+
+    shift, world = randn(1, 12, 20), GaussianBackbone(power((12, 20)))
+    mean = torch.zeros(1, 1, 12, 20, dtype=torch.float64)
+    source, target = mean_conditioning(mean), mean_conditioning(mean + shift)
+    off = []
+    for spectrum in (power((16, 16)), None):
+        world.spectrum = spectrum
+        found = hsds_direction(world, mean, source, target, [0], Method(draws=4, iterations=1, damping=0.0))
+        off.append(off_over_on(found.image, shift))
+    assert off[0] < 0.005 < 0.04 < off[1]
+
+
 def test_with_a_misfit_spectrum_some_iterations_make_up_for_it() -> None:
     shift, world = blob(32, 0.75), GaussianBackbone(power_law((1, 32, 32), 3))
     mean = torch.zeros(1, 1, 32, 32, dtype=torch.float64)

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eim_ops.backbones.gaussian import GaussianBackbone, conditioned, mean_conditioning
-from eim_ops.identify.spectrum import filtered, floored, load_spectrum, measure_spectrum, save_spectrum, unexplained
+from eim_ops.identify.spectrum import (
+    filtered,
+    floored,
+    load_spectrum,
+    measure_spectrum,
+    resampled,
+    save_spectrum,
+    unexplained,
+)
 
 
 def test_the_measured_spectrum_is_the_worlds_own() -> None:
@@ -29,6 +37,33 @@ def test_what_a_prompt_leaves_open_has_the_spectrum_within_the_condition() -> No
 def test_one_image_has_no_spectrum() -> None:
     with pytest.raises(ValueError, match="at least two"):
         measure_spectrum(torch.zeros(1, 2, 4, 4))
+
+
+def test_resampled_to_its_own_shape_a_spectrum_is_itself() -> None:
+    power = conditioned((2, 6, 5), 30, 0)
+    assert torch.equal(resampled(power, (6, 5)), power)
+
+
+def smooth_power(shape: tuple[int, int]) -> torch.Tensor:
+    """Of a stationary world: a smooth function of frequency in cycles a latent."""
+    y, x = (torch.fft.fftfreq(count, dtype=torch.float64) for count in shape)
+    along = 2 - torch.cos(2 * torch.pi * y)[:, None] - 0.5 * torch.cos(2 * torch.pi * x)[None]
+    return (1 / along)[None]
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (12, 20), (20, 12), (13, 19), (32, 32)])
+def test_of_a_stationary_world_a_resampled_spectrum_is_that_of_the_other_shape(shape: tuple[int, int]) -> None:
+    found = resampled(smooth_power((16, 16)), shape)
+    assert torch.allclose(found, smooth_power(shape), rtol=0.05)
+
+
+@given(seed=st.integers(0, 100), height=st.integers(2, 11), width=st.integers(2, 11))
+def test_a_resampled_spectrum_is_equal_at_opposite_frequencies(seed: int, height: int, width: int) -> None:
+    found = resampled(conditioned((1, 6, 8), 30, seed), (height, width))
+    opposite = found.flip(-2, -1).roll((1, 1), (-2, -1))
+    assert found.shape == (1, height, width)
+    assert torch.allclose(found, opposite)
+    assert found.min() > 0
 
 
 @given(seed=st.integers(0, 1000))
