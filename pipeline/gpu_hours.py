@@ -39,8 +39,8 @@ def gpu_hours_of(
             raise RecipeError(f"{_KEY}: no GPU works for this recipe here; give images or edits")
         rates = recorded_rates(run.store, name, buckets_of(run)) if run else None
         if rates is None and calibrate:
-            size = operations.facts(recipe).image_size
-            rates = measured_rates(recipe, operations, size, listing, plan, calibrate)
+            sizes = operations.facts(recipe).sizes
+            rates = measured_rates(recipe, operations, sizes, listing, plan, calibrate)
         if rates is None:
             raise RecipeError(
                 f"{_KEY}: how long an edit takes is not known, since {recipe.output} holds none of these settings; "
