@@ -56,8 +56,8 @@ def run(
 
     with stopping() as stop:
         try:
-            options = {"new_run": new_run, "retry_failed": retry_failed}
-            summary = run_edit(recipe, operations or real_operations(), address=address, **options)
+            models = operations or real_operations()
+            summary = run_edit(recipe, models, new_run=new_run, retry_failed=retry_failed, address=address)
         except (RecipeError, FingerprintError, PlacementError, StorageError, PermissionError, ModelError) as error:
             refuse(error)
         except KeyboardInterrupt as interrupt:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.asked import parse_edits
+from pipeline.asked import parse_edits, plain_edits
 from pipeline.edit_spec import EditSpec
 from pipeline.identity import canonical_json, sha256_bytes
 from pipeline.storage import Store
@@ -25,9 +25,14 @@ class Ask:
     """What every row is asked for that brings no edits of its own."""
 
     @property
+    def sha256(self) -> str:
+        """Of the record's text."""
+        return sha256_bytes(self._text().encode())
+
+    @property
     def key(self) -> str:
         """Where the record lives, below its run: named by its content."""
-        return f"asked/{sha256_bytes(self._text().encode())}.json"
+        return f"asked/{self.sha256}.json"
 
     def record(self, store: Store) -> None:
         """Put the record, unless it is there."""
@@ -35,16 +40,7 @@ class Ask:
             store.write(self.key, self._text().encode())
 
     def _text(self) -> str:
-        # Requests in full: a default that changes later must not change what was asked.
-        edits = [
-            {
-                "attribute": list(edit.attributes),
-                "target": list(edit.targets),
-                "request": list(edit.requests),
-                "strengths": list(edit.strengths),
-            }
-            for edit in self.edits
-        ]
+        edits = plain_edits(self.edits)
         return canonical_json({"fingerprint": self.fingerprint, "manifest": self.manifest, "edits": edits})
 
 

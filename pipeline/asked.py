@@ -57,6 +57,31 @@ def parse_edits(text: str) -> tuple[EditSpec, ...]:
         raise ValueError(f"edits{'.' + place if place else ''}: {first['msg']}") from None
 
 
+def plain_edits(edits: Sequence[EditSpec]) -> list[dict[str, Any]]:
+    """What `parse_edits` reads. Requests in full: a default that changes later must not change what was asked."""
+    return [
+        {
+            "attribute": list(edit.attributes),
+            "target": list(edit.targets),
+            "request": list(edit.requests),
+            "strengths": list(edit.strengths),
+        }
+        for edit in edits
+    ]
+
+
+def specs_of(asked: Iterable[AskedEdit]) -> list[EditSpec]:
+    """Edits that ask for these images; UNKNOWN is none."""
+    strengths: dict[tuple[tuple[str, ...], ...], list[float]] = {}
+    for edit in asked:
+        strengths.setdefault((edit.attributes, edit.targets, edit.requests), []).append(edit.strength)
+    return [
+        EditSpec(attribute=attributes, target=targets, request=requests, strengths=tuple(its))
+        for (attributes, targets, requests), its in strengths.items()
+        if attributes
+    ]
+
+
 def parse_prompts(text: str) -> dict[str, str]:
     """A row's target prompts, attribute -> prompt, from JSON; raises ValueError."""
     try:

@@ -6,6 +6,7 @@ for all; only the others are gone through one by one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +48,13 @@ class AskedKeys:
         to answer alike are one target less.
         """
         chosen = left & self.rows["problem"].is_null().to_numpy()[self.row]
-        row, edit = self.row[chosen], self.edit[chosen]
+        row, parts = self.row[chosen], self.targets[self.edit[chosen]]
+        pairs = row[:, None] * (self.targets.max(initial=0) + 1) + parts
+        return Workload(len(np.unique(row)), len(np.unique(pairs[parts >= 0])), len(row))
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """int64 (edits, most targets of one): a number for each different target; -1 where an edit has fewer."""
         numbers: dict[str, int] = {}
         width = max((len(edit.requests) for edit in self.edits), default=0)
         parts = np.full((len(self.edits), width), -1)
@@ -55,8 +62,7 @@ class AskedKeys:
             for place, (given, request) in enumerate(zip(asked.given_prompts, asked.requests, strict=True)):
                 name = f"request {request}" if given is None else f"prompt {given}"
                 parts[index, place] = numbers.setdefault(name, len(numbers))
-        pairs = row[:, None] * max(1, len(numbers)) + parts[edit]
-        return Workload(len(np.unique(row)), len(np.unique(pairs[parts[edit] >= 0])), len(row))
+        return parts
 
 
 def joined_keys(samples: pa.ChunkedArray | pa.Array, edits: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -82,6 +82,7 @@ class _Run:
     ledger: Ledger
     retry_failed: bool
     attempts: Attempts
+    partition: str | None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -99,8 +100,12 @@ def run_edit(
     new_run: bool = False,
     retry_failed: bool = False,
     address: str | None = None,
+    listing: Manifest | None = None,
+    partition: str | None = None,
 ) -> Summary:
     """Make every edit that the recipe asks for and storage does not hold.
+
+    listing: what to edit, prepared below the output; None: the input is listed now. partition: its rows' own.
 
     Raises RecipeError, FingerprintError or PlacementError before anything starts, StorageError or PermissionError when
     a store refuses, ModelError when a model cannot be loaded, and Interrupted for KeyboardInterrupt in the stream.
@@ -110,11 +115,11 @@ def run_edit(
     metrics.untold()  # of what this process did before
     facts = operations.facts(recipe)
     output = open_store(recipe.output)
-    manifest = prepare_manifest(recipe.input, output, recipe.template_columns)
+    manifest = listing or prepare_manifest(recipe.input, output, recipe.template_columns)
     store, name = open_run(output, pixel_settings(recipe, facts), new_run)
     Ask(name, manifest.prefix, recipe.edits).record(store)
     attempts = Attempts.start(store, recipe.max_attempts, anew=retry_failed)
-    run = _Run(recipe, operations, facts, manifest, Ledger(store, name), retry_failed, attempts)
+    run = _Run(recipe, operations, facts, manifest, Ledger(store, name), retry_failed, attempts, partition)
     before = run.ledger.account(manifest, recipe.edits, retry_failed)
     counts, problem = Counts(), None
     uses: Mapping[str, StageUse] = {}
@@ -157,7 +162,8 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     models, name = run.facts, run.ledger.fingerprint or ""
     fit = Fit(models.sizes, recipe.output_size)
     captioner = captioner_name(recipe.captioner)
-    facts = RunFacts(name, recipe.model, models.model_revision, captioner, models.captioner_revision)
+    revisions = (models.model_revision, captioner, models.captioner_revision)
+    facts = RunFacts(name, recipe.model, *revisions, run.partition)
     stage_arguments = {"operations": run.operations, "recipe": recipe, "progress": progress, "attempts": attempts}
     caption_arguments = {**stage_arguments, "cache": _caption_cache(run)}
     # vLLM batches by itself, over as many questions as it is given.

@@ -44,7 +44,7 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
     """
     facts = operations.facts(recipe)
     name = fingerprint(pixel_settings(recipe, facts))
-    run, other_settings = _run_of(recipe.output, name)
+    run, other_settings = run_of(recipe.output, name)
     output = open_store(recipe.output)
     ledger = Ledger(run.store if run else output, name)
     with tempfile.TemporaryDirectory(prefix="eim-plan-") as folder:
@@ -59,9 +59,7 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
             rates = measured_rates(recipe, operations, facts.sizes, manifest, plan, calibrate)
         elif run is not None:
             rates = recorded_rates(ledger.store, name, buckets_of(run))
-    prices = costs(recipe.method)
-    if recipe.direction == "shared":  # identified over a small sample, which is not counted
-        prices = replace(prices, identify=0)
+    prices = costs_of(recipe)
     return Forecast(
         account=account,
         costs=prices,
@@ -85,7 +83,14 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
     )
 
 
-def _run_of(output: str, name: str) -> tuple[Run | None, bool]:
+def costs_of(recipe: Recipe) -> Costs:
+    """Model evaluations of the parts of an edit, as `eim plan` counts them."""
+    its = costs(recipe.method)
+    # Shared directions are identified over a small sample, which is not counted.
+    return replace(its, identify=0) if recipe.direction == "shared" else its
+
+
+def run_of(output: str, name: str) -> tuple[Run | None, bool]:
     """The run of these settings, and whether there are runs of other settings alone."""
     try:
         runs = find_runs(output)

@@ -166,7 +166,10 @@ class Ledger:
 
     def standing(self, manifest: Manifest, bucket: str, edits: Sequence[EditSpec]) -> Standing:
         """What a bucket of the manifest asks for, held against the view."""
-        asked = asked_keys(manifest.table(bucket), edits)
+        return self.held(bucket, asked_keys(manifest.table(bucket), edits))
+
+    def held(self, bucket: str, asked: AskedKeys) -> Standing:
+        """What the rows of a bucket ask for, held against the view."""
         view, keys = self.bucket(bucket), asked.keys()
         edited = pc.is_in(keys, _joined(view.edits))
         place = pc.index_in(keys, _joined(view.failures))

@@ -27,7 +27,7 @@ from pipeline.asked import parse_edits, parse_prompts
 from pipeline.identity import bucket_of, canonical_json, part_key, sample_id, sha256_bytes
 from pipeline.recipe import Input, RecipeError
 from pipeline.retrying import StorageError, UnansweredError, room_on, settled
-from pipeline.schema import MANIFEST, table_of
+from pipeline.schema import LISTING, MANIFEST, table_of
 from pipeline.storage import Store
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
@@ -58,13 +58,11 @@ class Manifest:
         """The rows of one bucket, sorted by sample id; raises StorageError when they are not as many as were put."""
         return self.table(bucket).to_pylist()
 
-    def table(self, bucket: str) -> pa.Table:
-        """As `read`, in columns: where there are many."""
+    def table(self, bucket: str, schema: pa.Schema = MANIFEST) -> pa.Table:
+        """As `read`, in columns: where there are many. `schema`: LISTING of a manifest that was prepared so."""
         place, listed = f"{self.prefix}/bucket={bucket}", self.rows.get(bucket, 0)
         # A listing that lags shows too few shards, and what it leaves out would be asked for by nobody.
-        table = settled(
-            lambda: self.store.read_tables(place, MANIFEST, MANIFEST.names), lambda table: len(table) == listed
-        )
+        table = settled(lambda: self.store.read_tables(place, schema, schema.names), lambda table: len(table) == listed)
         if len(table) != listed:
             raise StorageError(
                 f"{self.store.uri(place)}: {len(table)} rows, but its index says {listed}; what was asked cannot be "
@@ -98,13 +96,21 @@ def all_manifests(output: Store) -> list[Manifest]:
     return found
 
 
+class NothingListedError(RecipeError):
+    """An input without a single row."""
+
+
 def prepare_manifest(
-    source: Input, output: Store, columns: frozenset[str] = frozenset(), aside: str | None = None
+    source: Input,
+    output: Store,
+    columns: frozenset[str] = frozenset(),
+    aside: str | None = None,
+    schema: pa.Schema = MANIFEST,
 ) -> Manifest:
-    """List the input and write its shards below the output; raises RecipeError when there is nothing to list.
+    """List the input and write its shards below the output; raises NothingListedError when there is nothing to list.
 
     Of a user's manifest `columns` are kept as fields, for a template. Nothing below `aside` is an input, by default
-    the output.
+    the output. `schema`: LISTING to keep the sources' times, of which a manifest's name knows nothing.
     """
     if source.path is not None:
         rows = _listed_rows(storage.normalise(source.path), aside or output.root)
@@ -113,12 +119,18 @@ def prepare_manifest(
         assert source.manifest is not None
         rows = _user_rows(storage.normalise(source.manifest), columns)
         nothing = f"input.manifest: {source.manifest} has no rows"
+    manifest = write_manifest(rows, output, schema)
+    if manifest is None:
+        raise NothingListedError(nothing)
+    return manifest
+
+
+def write_manifest(rows: Iterable[Row], output: Store, schema: pa.Schema = MANIFEST) -> Manifest | None:
+    """Write rows of LISTING as shards below the output; None, and nothing is written, where there is no row."""
     with room_on(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="eim-manifest-") as folder:
         spool = _Spool(Path(folder))
         spool.fill(rows)
-        if not spool.buckets:
-            raise RecipeError(nothing)
-        return _write_shards(spool, output)
+        return _write_shards(spool, output, schema) if spool.buckets else None
 
 
 def _row(
@@ -127,6 +139,7 @@ def _row(
     size: int | None = None,
     problem: str | None = None,
     given: Mapping[str, Any] = MappingProxyType({}),
+    modified: float | None = None,
 ) -> Row:
     return {
         "sample_id": sample_id(uri, version),
@@ -138,6 +151,7 @@ def _row(
         "edits": given.get("edits"),
         "fields": given.get("fields"),
         "problem": problem,
+        "modified": modified,
     }
 
 
@@ -148,7 +162,7 @@ def _listed_rows(source: str, output: str) -> Iterator[Row]:
         )
     for entry in storage.list_entries(source):
         if Path(entry.uri).suffix.lower() in IMAGE_SUFFIXES and not entry.uri.startswith(f"{output}/"):
-            yield _row(entry.uri, entry.version, entry.size)
+            yield _row(entry.uri, entry.version, entry.size, modified=entry.modified)
 
 
 def _user_rows(path: str, columns: frozenset[str]) -> Iterator[Row]:
@@ -231,7 +245,7 @@ def _user_row(raw: Any, where: str, folder: str, columns: frozenset[str]) -> Row
     except (OSError, UnansweredError) as error:
         told = getattr(error, "strerror", None) or error
         return _row(uri, problem=problem or f"{type(error).__name__}: {uri}: {told}", given=given)
-    return _row(uri, entry.version, entry.size, problem, given)
+    return _row(uri, entry.version, entry.size, problem, given, entry.modified)
 
 
 def _order_of(rows: pa.Table) -> pa.Table:
@@ -257,8 +271,8 @@ class _Spool:
                 by_bucket.setdefault(bucket_of(row["sample_id"]), []).append(row)
             for bucket, its_rows in by_bucket.items():
                 if bucket not in self._writers:
-                    self._writers[bucket] = pa.ipc.new_stream(str(self._folder / bucket), MANIFEST)
-                self._writers[bucket].write_table(table_of(its_rows, MANIFEST))
+                    self._writers[bucket] = pa.ipc.new_stream(str(self._folder / bucket), LISTING)
+                self._writers[bucket].write_table(table_of(its_rows, LISTING))
         for writer in self._writers.values():
             writer.close()
 
@@ -290,7 +304,7 @@ def _shards(rows: pa.Table) -> Iterator[pa.Table]:
             start = stop
 
 
-def _write_shards(spool: _Spool, output: Store) -> Manifest:
+def _write_shards(spool: _Spool, output: Store, schema: pa.Schema) -> Manifest:
     counts: dict[str, int] = {}
     names: dict[str, list[str]] = {}
     for bucket in spool.buckets:
@@ -305,7 +319,7 @@ def _write_shards(spool: _Spool, output: Store) -> Manifest:
         return manifest
     for bucket in spool.buckets:
         for name, shard in zip(names[bucket], _shards(spool.read(bucket)), strict=True):
-            output.write_table(f"{prefix}{name}", shard)
+            output.write_table(f"{prefix}{name}", shard.select(schema.names))
     output.write(index, canonical_json({"rows": counts, "total": manifest.total}).encode())
     return manifest
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from eim_ops.loading import Loading
 from eim_ops.method import Method
+from pipeline.augment_spec import Augment
 from pipeline.captioner_spec import KIND_KEYS, CaptionerSpec, TemplateSpec
 from pipeline.edit_spec import EditSpec
 from pipeline.size_spec import BucketsSpec, OutputSize, SizeSpec, check_sizes
@@ -85,6 +86,7 @@ class Recipe(_Model):
     caption_cache: _Text | None = None
     edits: tuple[EditSpec, ...] = ()
     sweep: Sweep | None = None
+    augment: Augment = Augment()
     method: Annotated[Method, _known_keys("method", Method)] = Field(default_factory=Method)
     loading: Annotated[Loading, _known_keys("loading", Loading)] = Field(default_factory=Loading)
     size: SizeSpec = None
@@ -151,6 +153,16 @@ class Recipe(_Model):
         for edit, times in asked.items():
             if times > 1:
                 raise ValueError(f"edits: {edit[0]} -> {edit[1]} at strength {edit[3]} is asked for twice")
+        return self
+
+    @model_validator(mode="after")
+    def _balance(self) -> "Recipe":
+        asked = {pair for e in (*self.edits, *expand(self.sweep)) for pair in zip(e.attributes, e.targets, strict=True)}
+        wanted = [(attribute, value) for attribute, shares in self.augment.balance.items() for value in shares]
+        for attribute, value in wanted:
+            if (attribute, value) not in asked and self.input.manifest is None:
+                targets = ", ".join(sorted(target for name, target in asked if name == attribute)) or "no edit of it"
+                raise ValueError(f"augment.balance.{attribute}: no edit has the target {value!r}; there are: {targets}")
         return self
 
 

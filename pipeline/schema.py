@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _timestamp = pa.timestamp("us", tz="UTC")
 
@@ -23,6 +23,9 @@ MANIFEST = pa.schema(
     ]
 )
 """One row for each image to be edited."""
+
+LISTING = MANIFEST.append(pa.field("modified", pa.float64()))
+"""As MANIFEST, with the seconds since 1970 at which the source was written, by the store's clock; null: not known."""
 
 EDITS = pa.schema(
     [
@@ -63,6 +66,7 @@ EDITS = pa.schema(
         ("seconds_caption", pa.float64()),  # this edit's share of its image's captioning
         ("seconds_edit", pa.float64()),  # this edit's share of its block's editing
         ("seconds_write", pa.float64()),  # putting the image
+        ("partition", pa.string()),  # date of the augmentation that made it, as 2030-01-31; null: made by another job
         ("created_at", _timestamp),
     ]
 )
@@ -82,6 +86,7 @@ FAILURES = pa.schema(
         ("error_type", pa.string()),
         ("message", pa.string()),
         ("attempts", pa.int32()),
+        ("partition", pa.string()),  # as in EDITS
         ("created_at", _timestamp),
     ]
 )

@@ -30,6 +30,7 @@ class RunFacts:
     model_revision: str
     captioner: str
     captioner_revision: str
+    partition: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class EditSink(Datasink[None]):
             "error_type": error_type,
             "message": message,
             "attempts": asked.attempts + (row["attempts"] or 1),
+            "partition": self._facts.partition,
             "created_at": datetime.now(UTC),
         }
 
@@ -159,6 +161,7 @@ class EditSink(Datasink[None]):
             "seconds_caption": sample["seconds_caption"],
             "seconds_edit": sample["seconds_edit"],
             "seconds_write": time.perf_counter() - started,
+            "partition": self._facts.partition,
             "created_at": datetime.now(UTC),
         }
 

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import typer
 
+from jobs.augment import run as run_augment
 from jobs.edit import run
 from pipeline.recipe import load_recipe
 from tests.fakes import fake_operations
@@ -22,15 +23,19 @@ from tests.faults.device_faults import FAULT, HOOK
 REPOSITORY = Path(__file__).parents[2]
 
 
-def main(recipe: Path, seconds: float, retry_failed: bool = False) -> None:
-    """Run the recipe; each edit takes `seconds`."""
+def main(recipe: Path, seconds: float, retry_failed: bool = False, augment: str | None = None) -> None:
+    """Run the recipe, or the augmentation of this date; each edit takes `seconds`."""
     os.environ[tripwire.DRIVER] = str(os.getpid())
     if FAULT in os.environ:
         _connect(HOOK)
     elif tripwire.WIRES in os.environ:
         tripwire.arm()
         _connect(tripwire.arm)
-    run(load_recipe(recipe), as_json=True, retry_failed=retry_failed, operations=fake_operations(seconds))
+    options: dict[str, Any] = {"as_json": True, "retry_failed": retry_failed, "operations": fake_operations(seconds)}
+    if augment is not None:
+        run_augment(load_recipe(recipe), augment, **options)
+    else:
+        run(load_recipe(recipe), **options)
 
 
 def _connect(hook: str | Callable[[], None]) -> None:

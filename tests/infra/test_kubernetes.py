@@ -136,16 +136,23 @@ def test_the_head_runs_no_stage_and_pods_outlive_the_drain(overlay: str) -> None
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_all_kinds_run_on_the_same_cluster_by_the_same_entrypoint(size: str) -> None:
+def test_all_kinds_run_on_the_same_cluster_by_one_of_two_entrypoints(size: str) -> None:
     specs = [cluster_spec(f"{size}/{kind}") for kind in ("cluster", "job", "scheduled", "scheduled-cronjob")]
     assert all(spec == specs[0] for spec in specs)
-    objects = {kind: render(K8S / "overlays" / size / kind) for kind in ("job", "scheduled")}
+    objects = {kind: render(K8S / "overlays" / size / kind) for kind in ("job", "scheduled", "scheduled-cronjob")}
     (job,) = (item["spec"] for item in objects["job"] if item["kind"] == "RayJob")
     (template,) = (item["spec"]["jobTemplate"] for item in objects["scheduled"] if item["kind"] == "RayCronJob")
     (value,) = (item["data"] for item in objects["job"] if item["metadata"]["name"] == "eim-job")
-    assert job["entrypoint"] == template["entrypoint"] == value["entrypoint"]
-    module = value["entrypoint"].split()[2]
-    assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    (cron,) = (item for item in objects["scheduled-cronjob"] if item["kind"] == "CronJob")
+    (submit,) = (container for pod in pod_specs(cron) for container in pod["containers"])
+    (taken,) = (variable["valueFrom"] for variable in submit["env"] if variable["name"] == "ENTRYPOINT")
+    assert taken == {"configMapKeyRef": {"name": "eim-job", "key": "scheduled-entrypoint"}}
+    assert job["entrypoint"] == value["entrypoint"]
+    assert template["entrypoint"] == value["scheduled-entrypoint"]
+    for entrypoint, module in ((job["entrypoint"], "jobs.edit"), (template["entrypoint"], "jobs.augment")):
+        assert entrypoint == f"python -m {module} /etc/eim/recipe.yaml"
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    assert recipe_of(size).augment.budget is not None
 
 
 def worker(overlay: str, name: str) -> Object:

@@ -7,6 +7,7 @@ from eim_ops.aspect_buckets import Size
 from pipeline.recipe import RecipeError, load_recipe, parse_recipe
 from tests.pipeline.builders import SMILE, make_recipe
 
+EVEN = {"smile": {"broad smile": 1, "frown": 1}}
 NEUTRAL: dict[str, Any] = {"input": {"path": "in"}, "output": "out", "model": "m", "edits": [SMILE]}
 
 
@@ -52,6 +53,15 @@ def test_a_request_can_be_given() -> None:
         ({"edits": [SMILE, SMILE]}, ["is asked for twice"]),
         ({"pools": {"encode": {"size": 1}}}, ["pools.encode: this recipe has no such pool but caption, edit"]),
         ({"direction": "shared", "edits": []}, ["direction: shared directions are those of the recipe's edits"]),
+        ({"augment": {"budget": {}}}, ["augment.budget: give images, edits or gpu_hours"]),
+        ({"augment": {"budget": {"image": 1}}}, ["augment.budget.image: unknown key; did you mean 'images'?"]),
+        ({"augment": {"budget": {"edits": 0}}}, ["augment.budget.edits: given 0"]),
+        ({"augment": {"balance": EVEN}}, ["augment: balance: it says what comes first"]),
+        (
+            {"augment": {"balance": EVEN, "budget": {"edits": 1}}},
+            ["augment.balance.smile: no edit has the target 'frown'; there are: broad smile"],
+        ),
+        ({"augment": {"count_sources": True}}, ["augment: count_sources: sources are counted for a balance alone"]),
         ({"direction_images": 4}, ["direction_images: only shared directions have a sample"]),
         (
             {"size": 17},

@@ -1,0 +1,238 @@
+"""One run of the scheduled augmentation: complete what an earlier one left open, then take what is new.
+
+A selection is recorded with its listing before anything of it is made, and is then an edit job like others: ledger,
+resume and verification need to know nothing new.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.ask import Ask
+from pipeline.backlog import Backlog, Row
+from pipeline.balance import OTHER, Balance, Value, counted
+from pipeline.estimate import Workload
+from pipeline.flow import Summary, run_edit
+from pipeline.forecast import run_of
+from pipeline.gpu_hours import gpu_hours_of
+from pipeline.identity import fingerprint
+from pipeline.increments import Increment, increments_of, open_increments
+from pipeline.ledger import Ledger, buckets_of, open_run
+from pipeline.manifest import NothingListedError, open_manifest, prepare_manifest, write_manifest
+from pipeline.operations import Operations, pixel_settings
+from pipeline.placement import Cluster
+from pipeline.recipe import Recipe, RecipeError
+from pipeline.runs import Run
+from pipeline.schema import LISTING
+from pipeline.selection import Limit, Selection, select, select_all
+from pipeline.storage import Store, open_store
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the selections of one date come to: images and edits that cost work, and hours where they were counted."""
+
+    images: int = 0
+    edits: int = 0
+    gpu_hours: float = 0.0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What a run of the job did."""
+
+    output: str
+    date: str
+    fingerprint: str
+    completed: tuple[str, ...]
+    """Records of earlier selections that this run completed."""
+    new_images: int
+    new_edits: int
+    """In the source and not in the ledger, when this run selected."""
+    images: int
+    edits: int
+    """Of these taken by this run."""
+    increment: str | None
+    """The record of what it took; None: it took nothing."""
+    spent: Spent
+    """Of the date's budget, this run included."""
+    balance: Mapping[str, Mapping[str, Mapping[str, float]]]
+    """attribute -> value -> the share `wanted`, and how often it was there `before` and `after`."""
+    runs: tuple[Summary, ...]
+    """Of each selection that was worked on."""
+    problem: str | None
+    """Why the run counts as failed; None: all that was taken is accounted for."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is given. find_cluster: what there is to work on, asked only where hours are counted."""
+
+    recipe: Recipe
+    operations: Operations
+    date: str
+    find_cluster: Callable[[], Cluster]
+    calibrate: int = 0
+    new_run: bool = False
+    retry_failed: bool = False
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What storage holds of the job's settings; `run` None: nothing yet."""
+
+    job: Job
+    settings: Mapping[str, Any]
+    run: Run | None
+
+    @classmethod
+    def of(cls, job: Job, settings: Mapping[str, Any]) -> "_Place":
+        return cls(job, settings, run_of(job.recipe.output, fingerprint(settings))[0])
+
+    @property
+    def name(self) -> str:
+        return fingerprint(self.settings)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.run.store if self.run else open_store(self.job.recipe.output), self.name)
+
+    def spent(self) -> Spent:
+        its = increments_of(self.run.store, self.name, self.job.date) if self.run else []
+        hours = sum(increment.gpu_hours or 0.0 for increment in its)
+        return Spent(sum(one.work.images for one in its), sum(one.work.edits for one in its), hours)
+
+    def counts(self, balance: Balance) -> Mapping[Value, int]:
+        """How often each value is there."""
+        if self.run is None or not balance.shares:
+            return {}
+        return counted(self.ledger, buckets_of(self.run), balance, self.job.recipe.augment.count_sources)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What was selected and recorded; increment None: nothing."""
+
+    selection: Selection = field(default_factory=Selection)
+    increment: Increment | None = None
+
+
+def augment(job: Job) -> Augmentation:
+    """Complete what is open, and take of what is new what the date's budget lets through.
+
+    Raises what `run_edit` raises; RecipeError too for a budget of GPU-hours that cannot be counted, or one in which no
+    edit fits. The same call goes on from what was written.
+    """
+    settings = pixel_settings(job.recipe, job.operations.facts(job.recipe))
+    balance = Balance.of(job.recipe.augment.balance)
+    place, taken = _Place.of(job, settings), _Taken()
+    runs: dict[str, Summary] = {}
+    for increment in open_increments(place.run.store, place.name) if place.run else ():
+        runs[increment.key] = _work_on(job, increment)
+        if runs[increment.key].left:
+            break
+    completed = tuple(key for key, summary in runs.items() if not summary.left)
+    before = place.counts(balance)
+    if len(completed) == len(runs):
+        taken = _take(place, balance, before)
+        if taken.increment is not None:
+            runs[taken.increment.key] = _work_on(job, taken.increment, job.retry_failed)
+            place = _Place.of(job, settings)
+    after = place.counts(balance) if taken.increment is not None else before
+    return Augmentation(
+        output=place.ledger.store.root,
+        date=job.date,
+        fingerprint=place.name,
+        completed=completed,
+        new_images=taken.selection.new_images,
+        new_edits=taken.selection.new_edits,
+        images=taken.selection.images,
+        edits=taken.selection.edits,
+        increment=None if taken.increment is None else taken.increment.key,
+        spent=place.spent(),
+        balance=_shown(balance, before, after),
+        runs=tuple(runs.values()),
+        problem=next((summary.problem for summary in runs.values() if summary.problem), None),
+    )
+
+
+def _work_on(job: Job, increment: Increment, retry_failed: bool = False) -> Summary:
+    """Make what an increment asks and is not there; says so beside its record when nothing is left."""
+    ask, output = increment.ask, open_store(job.recipe.output)
+    try:
+        listing = open_manifest(output, ask.manifest)
+    except FileNotFoundError:
+        raise RecipeError(
+            f"{output.root}/{ask.manifest}/index.json is not there, and {increment.key} needs it; remove that record, "
+            "so that what it asks is taken anew"
+        ) from None
+    summary = run_edit(
+        job.recipe.model_copy(update={"edits": ask.edits}),
+        job.operations,
+        new_run=job.new_run,
+        retry_failed=retry_failed,
+        address=job.address,
+        listing=listing,
+        partition=increment.date,
+    )
+    if not summary.left:
+        increment.close(Store(summary.output), asdict(summary))
+    return summary
+
+
+def _take(place: _Place, balance: Balance, before: Mapping[Value, int]) -> _Taken:
+    """List the source, select of what is new, and record it with its listing."""
+    job, output = place.job, open_store(place.job.recipe.output)
+    recipe, budget = job.recipe, job.recipe.augment.budget
+    with tempfile.TemporaryDirectory(prefix="eim-augment-") as folder:
+        try:
+            listing = prepare_manifest(recipe.input, Store(folder), recipe.template_columns, output.root, LISTING)
+        except NothingListedError:
+            if place.run is None:  # a wrong path, more likely than a source that was emptied
+                raise
+            return _Taken()
+        backlog = Backlog(listing, place.ledger, recipe.edits, job.retry_failed)
+        hours = gpu_hours_of(recipe, job.operations, listing, place.run, place.name, job.find_cluster, job.calibrate)
+        if budget is None:
+            selection = select_all(backlog)
+        else:
+            spent = place.spent()
+            used = Workload(images=spent.images, edits=spent.edits)
+            selection = select(backlog, Limit.of(budget, used, spent.gpu_hours, hours), balance, before)
+            if selection.new_edits and not selection.edits and spent == Spent():
+                given = ", ".join(f"{name} {limit:g}" for name, limit in budget.model_dump(exclude_none=True).items())
+                raise RecipeError(f"augment.budget: given {given}, less than a single edit takes; raise it")
+        manifest = write_manifest(_rows(backlog, selection), output)
+        if manifest is None:
+            return _Taken(selection)
+        store, _ = open_run(output, place.settings, job.new_run)
+        counted_hours = hours(selection.work) if budget is not None and budget.gpu_hours is not None else None
+        ask = Ask(place.name, manifest.prefix, recipe.edits)
+        increment = Increment(job.date, ask, selection.images, selection.edits, selection.work, counted_hours)
+        increment.record(store)
+        return _Taken(selection, increment)
+
+
+def _rows(backlog: Backlog, selection: Selection) -> Iterator[Row]:
+    """The rows of the listing that ask for what is selected alone."""
+    keys = selection.keys
+    for bucket in backlog.buckets:
+        if keys is None or bucket in keys:
+            yield from backlog.rows(bucket, None if keys is None else keys[bucket])
+
+
+def _shown(
+    balance: Balance, before: Mapping[Value, int], after: Mapping[Value, int]
+) -> dict[str, dict[str, dict[str, float]]]:
+    shown: dict[str, dict[str, dict[str, float]]] = {}
+    for value, share in balance.shares.items():
+        if value != OTHER:  # which has the share of a whole attribute
+            its = {
+                "wanted": share / balance.shares[OTHER],
+                "before": before.get(value, 0),
+                "after": after.get(value, 0),
+            }
+            shown.setdefault(value[0], {})[value[1]] = its
+    return shown

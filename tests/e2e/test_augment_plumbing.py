@@ -1,0 +1,216 @@
+"""Scheduled augmentations on a local Ray with fake operations: budgets, deaths, overlaps, balance; each verified."""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import augment as module
+from pipeline.ask import Ask
+from pipeline.augment import Augmentation, Job, augment
+from pipeline.increments import Increment, open_increments
+from pipeline.ledger import Ledger
+from pipeline.placement import Cluster
+from pipeline.recipe import RecipeError, parse_recipe
+from pipeline.storage import in_threads, open_store
+from pipeline.verify import verify_output
+from tests.conftest import PngMaker
+from tests.fakes import fake_operations
+from tests.faults.driver import start_driver
+
+SMILES = [{"attribute": "smile", "target": target, "strengths": [1]} for target in ("broad", "frown")]
+TWO_CPUS = Cluster(2)
+
+pytestmark = pytest.mark.usefixtures("ray_two_cpus")
+
+
+def put_images(root: str, indices: range, png: PngMaker) -> None:
+    store = open_store(f"{root}/in")
+    in_threads(lambda index: store.write(f"{index:03d}.png", png(index)), indices)
+
+
+def recipe_of(root: str, wanted: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    neutral = {"input": {"path": f"{root}/in"}, "output": f"{root}/out", "model": "fake", "captioner": "fake"}
+    return {**neutral, "edits": SMILES, "batch": 4, "augment": wanted, **changes}
+
+
+def job_of(root: str, date: str, wanted: dict[str, Any], cluster: Cluster = TWO_CPUS, **changes: Any) -> Job:
+    return Job(parse_recipe(recipe_of(root, wanted, **changes)), fake_operations(), date, lambda: cluster)
+
+
+def run(root: str, date: str, wanted: dict[str, Any], **changes: Any) -> Augmentation:
+    """An augmentation after which storage holds what was asked, and no selection is open."""
+    told = augment(job_of(root, date, wanted, **changes))
+    (checked,) = verify_output(f"{root}/out")
+    assert (told.problem, checked.check.problems) == (None, {})
+    assert open_increments(open_store(f"{root}/out"), told.fingerprint) == []
+    return told
+
+
+def by_date(root: str) -> dict[str, int]:
+    dates = Ledger(open_store(f"{root}/out")).read().edits["partition"].to_pylist()
+    return {date: dates.count(date) for date in sorted(set(dates))}
+
+
+def test_a_budget_is_of_a_date_and_what_is_left_over_waits(root: str, png: PngMaker) -> None:
+    put_images(root, range(4), png)
+    (open_store(f"{root}/in")).write("broken.png", b"no image")
+    budget = {"budget": {"edits": 6}}
+    first = run(root, "2030-01-01", budget)
+    assert (first.new_images, first.new_edits, first.edits, first.spent.edits) == (5, 10, 6, 6)
+    again = run(root, "2030-01-01", budget)
+    assert (again.new_edits, again.edits, again.increment, again.runs) == (4, 0, None, ())
+    put_images(root, range(4, 5), png)
+    second = run(root, "2030-01-02", budget)
+    assert (second.new_edits, second.edits) == (6, 6)
+    nothing = run(root, "2030-01-02", budget)
+    assert (nothing.new_edits, nothing.edits) == (0, 0)
+    assert by_date(root) == {"2030-01-01": 6, "2030-01-02": 4} or by_date(root) == {"2030-01-01": 4, "2030-01-02": 6}
+    (failed,) = set(Ledger(open_store(f"{root}/out")).read().failures["stage"].to_pylist())
+    assert failed == "load"
+
+    open_store(root).delete("in/broken.png")
+    retried = augment(replace(job_of(root, "2030-01-03", budget), retry_failed=True))
+    assert (retried.new_edits, retried.edits) == (0, 0)
+    for index in range(5):
+        open_store(root).delete(f"in/{index:03d}.png")
+    assert run(root, "2030-01-04", budget).new_edits == 0  # an emptied source has nothing new either
+
+
+class Killed(BaseException):
+    """Stands for a process that dies."""
+
+
+def dies(*_: object) -> None:
+    raise Killed
+
+
+def record_and_die(its: Increment, store: Any) -> None:
+    store.write(its.key, its._text().encode())
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "death", "recorded"),
+    [
+        (module, "open_run", dies, False),
+        (Increment, "record", dies, False),
+        (Increment, "record", record_and_die, True),
+        (Ask, "record", dies, True),
+        (Increment, "close", dies, True),
+    ],
+)
+def test_a_death_at_any_record_is_mended_by_the_next_run(
+    tmp_path: Path, png: PngMaker, owner: Any, method: str, death: Callable[..., None], recorded: bool
+) -> None:
+    root, budget = str(tmp_path), {"budget": {"images": 2}}
+    put_images(root, range(3), png)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, method, death)
+        augment(job_of(root, "2030-01-01", budget))
+    told = run(root, "2030-01-02", budget)
+    if recorded:  # first what was taken, under its own date; then of the rest
+        assert (len(told.completed), told.images) == (1, 1)
+        assert by_date(root) == {"2030-01-01": 4, "2030-01-02": 2}
+    else:
+        assert (told.completed, told.images) == ((), 2)
+        assert by_date(root) == {"2030-01-02": 4}
+
+
+def test_a_killed_driver_is_completed_and_its_budget_is_spent_once(root: str, png: PngMaker, tmp_path: Path) -> None:
+    put_images(root, range(40), png)
+    budget = {"budget": {"images": 30}}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of(root, budget)))
+    output = open_store(f"{root}/out")
+    driver = start_driver(recipe, 0.2, date="2030-01-01")
+    deadline = time.monotonic() + 120
+    while not output.keys("edits"):
+        assert driver.poll() is None, driver.communicate()[1]
+        assert time.monotonic() < deadline, "no part was written in two minutes"
+        time.sleep(0.3)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    put_images(root, range(40, 42), png)
+    assert 0 < len(Ledger(output).read().edits) < 60
+    told = run(root, "2030-01-01", budget)
+    assert (len(told.completed), told.images, told.spent.images) == (1, 0, 30)
+    assert by_date(root) == {"2030-01-01": 60}
+    rest = run(root, "2030-01-02", budget)
+    assert (rest.new_images, rest.images) == (12, 12)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_runs_that_overlap_take_one_selection(
+    tmp_path: Path, png: PngMaker, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    root, budget = str(tmp_path), {"budget": {"images": 2}}
+    put_images(root, range(3), png)
+    others: list[Augmentation] = []
+    record = Increment.record
+
+    def record_while_another_runs(its: Increment, store: Any) -> None:
+        monkeypatch.setattr(Increment, "record", record)
+        if not before:
+            record(its, store)
+        others.append(augment(job_of(root, "2030-01-01", budget)))
+        record(its, store)
+
+    monkeypatch.setattr(Increment, "record", record_while_another_runs)
+    told = run(root, "2030-01-01", budget)
+    assert (told.images, others[0].spent.images, told.spent.images) == (2, 2, 2)
+    assert (told.runs[0].new_edits, others[0].runs[0].new_edits) == (0, 4)
+    assert by_date(root) == {"2030-01-01": 4}
+
+
+def test_a_balance_is_approached_and_told(tmp_path: Path, png: PngMaker) -> None:
+    root = str(tmp_path)
+    put_images(root, range(8), png)
+    run(root, "2030-01-01", {"budget": {"images": 3}}, edits=SMILES[:1])
+    balanced = {"budget": {"edits": 4}, "balance": {"smile": {"broad": 1, "frown": 1}}}
+    told = run(root, "2030-01-02", balanced)
+    smiles = {"broad": {"wanted": 0.5, "before": 3, "after": 4}, "frown": {"wanted": 0.5, "before": 0, "after": 3}}
+    assert told.balance == {"smile": smiles}
+
+
+def test_gpu_hours_are_counted_by_the_plans_arithmetic(tmp_path: Path, png: PngMaker) -> None:
+    root, gpus = str(tmp_path), Cluster(8, 1)
+    put_images(root, range(12), png)
+
+    def hours(limit: float, date: str, cluster: Cluster = gpus) -> Augmentation:
+        return run(root, date, {"budget": {"gpu_hours": limit}}, cluster=cluster)
+
+    with pytest.raises(RecipeError, match=r"how long an edit takes is not known.*--calibrate"):
+        hours(1.0, "2030-01-01")
+    run(root, "2030-01-01", {"budget": {"images": 2}})
+    with pytest.raises(RecipeError, match="no GPU works"):
+        hours(1.0, "2030-01-02", Cluster(8))
+    with pytest.raises(RecipeError, match="less than a single edit takes"):
+        hours(1e-12, "2030-01-02")
+    told = hours(1000.0, "2030-01-02")
+    assert (told.images, told.edits) == (10, 20)
+    assert 0 < told.spent.gpu_hours < 1000
+    assert hours(1000.0, "2030-01-02", Cluster(8)).new_edits == 0  # where nothing is new no GPU is missed
+
+
+def test_a_source_that_never_had_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no images"):
+        augment(job_of(str(tmp_path), "2030-01-01", {}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_listing_that_is_gone_is_told_with_the_mend(tmp_path: Path, png: PngMaker) -> None:
+    root = str(tmp_path)
+    put_images(root, range(1), png)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Ask, "record", dies)
+        augment(job_of(root, "2030-01-01", {}))
+    for key in open_store(f"{root}/out").keys("manifest"):
+        open_store(f"{root}/out").delete(key)
+    with pytest.raises(RecipeError, match=r"index\.json is not there.*remove that record"):
+        augment(job_of(root, "2030-01-01", {}))
