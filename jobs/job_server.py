@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import aiohttp
 import requests
@@ -162,7 +162,10 @@ def _told(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        _refuse_token(address, missing="Authentication required" in str(error))
+        raise JobServerError(
+            f"{address}: {_token_problem(str(error))}; set RAY_AUTH_MODE=token, and the cluster's own token in "
+            "RAY_AUTH_TOKEN, or its file in RAY_AUTH_TOKEN_PATH"
+        ) from None
     except (ConnectionError, requests.ConnectionError, requests.Timeout):
         raise _Unreachable(
             f"no job server answers at {address}; is the cluster up, and its port 8265 forwarded "
@@ -172,9 +175,9 @@ def _told(address: str) -> Iterator[None]:
         raise JobServerError(f"{address}: {type(error).__name__}: {error}") from None
 
 
-def _refuse_token(address: str, missing: bool) -> NoReturn:
-    what = "asks for Ray's token, and none was given" if missing else "does not take this token"
-    raise JobServerError(
-        f"{address} {what}; set RAY_AUTH_MODE=token, and the cluster's own token in RAY_AUTH_TOKEN, or its file in "
-        "RAY_AUTH_TOKEN_PATH"
-    ) from None
+def _token_problem(said: str) -> str:
+    if said.startswith("Authentication required"):
+        return "it asks for Ray's token, and none was given"
+    if said.startswith("Authentication failed"):
+        return "it does not take this token"
+    return f"cannot read Ray's token: {said.partition('. ')[0]}"
