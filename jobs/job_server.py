@@ -46,8 +46,11 @@ def connect(address: str) -> JobSubmissionClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray takes before its argument, as it does RAY_ADDRESS
-    with _told(address):
-        return _Client(address)
+    try:
+        with _told(address):
+            return _Client(address)
+    except _Other as error:
+        raise JobServerError(f"what answers at {address} is no job server of Ray's: {error}") from None
 
 
 def find_running(client: JobSubmissionClient, submission: Submission) -> str | None:
@@ -156,6 +159,10 @@ class _Unreachable(JobServerError):
     """No answer: another try may get one."""
 
 
+class _Other(JobServerError):
+    """An answer that Ray's client does not take."""
+
+
 @contextlib.contextmanager
 def _told(address: str) -> Iterator[None]:
     """Raise what Ray's client raises as JobServerError with the mend."""
@@ -172,7 +179,7 @@ def _told(address: str) -> Iterator[None]:
             "(kubectl -n eim port-forward svc/eim-head-svc 8265, or ray dashboard CLUSTER.yaml)?"
         ) from None
     except (requests.RequestException, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise JobServerError(f"{address}: {type(error).__name__}: {error}") from None
+        raise _Other(f"{address}: {type(error).__name__}: {error}") from None
 
 
 def _token_problem(said: str) -> str:
