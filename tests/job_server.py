@@ -46,10 +46,11 @@ class JobServer:
         return self.run(*line, seconds=seconds)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Ray's own account of the nodes, dead ones too."""
-        listed = self.run(_RAY, "list", "nodes", "--address", self.address, "--format", "json", seconds=60)
-        assert listed.returncode == 0, listed.stdout + listed.stderr
-        return json.loads(listed.stdout)
+        """Ray's own account of the nodes, dead ones too: what `ray list nodes` shows."""
+        token = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        request = urllib.request.Request(f"{self.address}/api/v0/nodes", headers=token)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["data"]["result"]["result"]
 
     def run(self, *line: str | Path, seconds: float) -> subprocess.CompletedProcess[str]:
         """A command from the repository's root, with the token in its environment."""
@@ -66,7 +67,7 @@ def start(workers: int = 0, settings: Mapping[str, str] | None = None) -> Iterat
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    path = {"PATH": f"{_RAY.parent}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+    path = {"PATH": f"{_RAY.parent}:{os.environ['PATH']}"}
     environment = {**kept, **token, **path, **(settings or {})}
     folder = Path(tempfile.mkdtemp(prefix="eim-ray-"))  # short: the paths of Ray's sockets have a limit
     port, dashboard, client = (_free_port() for _ in range(3))
@@ -133,6 +134,7 @@ def _await_nodes(server: JobServer, count: int) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while sum(node["state"] == "ALIVE" for node in server.nodes()) < count:
         assert time.monotonic() < deadline, "the worker nodes did not come up"
+        time.sleep(0.3)
 
 
 def _free_port() -> int:

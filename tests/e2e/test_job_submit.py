@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from jobs.job_server import connect, exit_code, find_running, follow, send
-from jobs.submission import Submission, build_submission
+from jobs.submission import Submission, build_submission, code_to_send
 from pipeline.ledger import Ledger
 from pipeline.recipe import load_recipe
 from pipeline.storage import open_store
@@ -71,9 +71,9 @@ def recipe_in(folder: Path, **changes: Any) -> Path:
     return folder / "my recipe.yaml"
 
 
-def submission_of(recipe: Path, entrypoint: str) -> Submission:
+def submission_of(recipe: Path, entrypoint: str, code: Sequence[Path] = ()) -> Submission:
     """What `eim submit` asks for, but for another command."""
-    asked = build_submission(f"eim-{recipe.parent.name}", "edit", load_recipe(recipe), recipe, (), (), {})
+    asked = build_submission(f"eim-{recipe.parent.name}", "edit", load_recipe(recipe), recipe, (), code, {})
     return dataclasses.replace(asked, entrypoint=entrypoint)
 
 
@@ -96,12 +96,14 @@ def test_the_log_comes_whole_and_the_exit_code_is_the_commands(server: JobServer
         log += text
 
     lines = "python -c 'for i in range(40): print(f\"line {i} of it\")'"
-    submission = submission_of(recipe_in(tmp_path), f"{lines}; echo $AWS_REQUEST_CHECKSUM_CALCULATION; exit 7")
+    rest = "python -c 'import jobs; print(jobs.__file__)'; echo $AWS_REQUEST_CHECKSUM_CALCULATION; ls; exit 7"
+    submission = submission_of(recipe_in(tmp_path), f"{lines}; {rest}", code_to_send(None))
     send(client, submission)
     ended = follow(client, submission.submission_id, show)
     assert (ended.status.value, exit_code(ended)) == ("FAILED", 7)
     assert [log.count(f"line {index} of it\n") for index in range(40)] == [1] * 40
-    assert "\nwhen_required\n" in log
+    assert "/_ray_pkg_" in log  # the code that was sent, not what is installed
+    assert log.endswith("when_required\nmy recipe.yaml\n")
     assert ended.metadata.items() >= submission.metadata.items()
     assert find_running(client, submission) is None
 

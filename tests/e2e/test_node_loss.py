@@ -37,7 +37,10 @@ def test_a_sweep_survives_the_node_that_works_on_its_rows(s3: S3Server, tmp_path
 
     wires = tmp_path / "wires"
     armed = tripwire.environment([tripwire.Tripwire("edit", f"/{_ROW}$", "node")], wires, tmp_path / "tally")
-    hook = {"env_vars": armed, "worker_process_setup_hook": "tests.faults.tripwire.arm"}
+    hook = {
+        "env_vars": {**armed, "PYTHONPATH": str(job_server.REPOSITORY)},
+        "worker_process_setup_hook": "tests.faults.tripwire.arm",
+    }
     (tmp_path / "armed.yaml").write_text(yaml.safe_dump(hook))
     with job_server.start(workers=2, settings=_QUICK) as server:
         done = server.submit(tmp_path / "recipe.yaml", "--json", "--runtime-env", tmp_path / "armed.yaml", seconds=400)
