@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+from tests.processes import family, kill
 
 REPOSITORY = Path(__file__).parents[1]
 _RAY = Path(sys.executable).parent / "ray"
 _HOST = "127.0.0.1"
 _START_SECONDS = 180
-_END_SECONDS = 40
 _PORTS = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0")
 """Other clusters of this machine have the usual ones."""
 _CPUS = 2
@@ -99,20 +98,8 @@ def _node(
     try:
         yield node, log
     finally:
-        its = _processes(node.pid)
-        node.terminate()
-        _, left = psutil.wait_procs(its, _END_SECONDS)
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill(family(node.pid))  # its own end would drain for half a minute
         node.wait()
-
-
-def _processes(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        node = psutil.Process(pid)
-        return [node, *node.children(recursive=True)]
-    return []
 
 
 def _await(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
