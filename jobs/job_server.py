@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +41,7 @@ def connect(address: str) -> JobSubmissionClient:
     """A client of the job server at an http(s) address. Raises JobServerError."""
     if not address.startswith(("http://", "https://")):
         raise JobServerError(
-            f"--address: given {address!r}; give the job server's, which is the dashboard's: http://HEAD:8265"
+            f"--address: given {shown(address)!r}; give the job server's, which is the dashboard's: http://HEAD:8265"
         )
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -50,7 +51,7 @@ def connect(address: str) -> JobSubmissionClient:
         with _told(address):
             return _Client(address)
     except _Other as error:
-        raise JobServerError(f"what answers at {address} is no job server of Ray's: {error}") from None
+        raise JobServerError(f"what answers at {shown(address)} is no job server of Ray's: {error}") from None
 
 
 def find_running(client: JobSubmissionClient, submission: Submission) -> str | None:
@@ -121,9 +122,14 @@ def exit_code(job: JobDetails) -> int:
     return 128 - code if code < 0 else code
 
 
+def shown(address: str) -> str:
+    """An address as it may be printed: without the password that it may hold."""
+    return re.sub(r"//([^/@:]*):[^/@]*@", r"//\1:***@", address)
+
+
 def stop_line(client: JobSubmissionClient, job: str) -> str:
     """The command that stops a job."""
-    return f"ray job stop {job} --address {client.get_address()}"
+    return f"ray job stop {job} --address {shown(client.get_address())}"
 
 
 class _Log:
@@ -166,6 +172,7 @@ class _Other(JobServerError):
 @contextlib.contextmanager
 def _told(address: str) -> Iterator[None]:
     """Raise what Ray's client raises as JobServerError with the mend."""
+    address = shown(address)
     try:
         yield
     except AuthenticationError as error:

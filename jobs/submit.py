@@ -65,7 +65,7 @@ def submit(
 
     The same command goes on: it follows the job where it still runs, and else submits what is left.
     """
-    from jobs.job_server import JobServerError, connect, find_running, send
+    from jobs.job_server import JobServerError, connect, find_running, send, shown
 
     options = options or []
     try:
@@ -81,7 +81,7 @@ def submit(
             if running is None:
                 send(client, submission)
         if running is None:
-            _tell(_summary(submission, client.get_address(), sent))
+            _tell(_summary(submission, shown(client.get_address()), sent))
         else:
             _tell(f"job {running} does this already")
         name = running or submission.submission_id

@@ -47,6 +47,8 @@ def test_an_address_that_is_none_or_does_not_answer_is_one_error_with_the_mend(
     assert code == 2
     assert "no job server answers at http://127.0.0.1:1; is the cluster up, and its port 8265 forwarded" in text
     assert "Traceback" not in text
+    code, text = submit(recipe, "--address", "http://me:hunter2@127.0.0.1:1")
+    assert ("http://me:***@127.0.0.1:1" in text, "hunter2" in text) == (True, False)
 
 
 class Ended:
