@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import REPOSITORY
 from tests.processes import family, kill
 
-REPOSITORY = Path(__file__).parents[1]
 _RAY = Path(sys.executable).parent / "ray"
 _HOST = "127.0.0.1"
 _START_SECONDS = 180

@@ -17,11 +17,11 @@ from jobs.submission import Submission, build_submission, code_to_send
 from pipeline.ledger import Ledger
 from pipeline.recipe import load_recipe
 from pipeline.storage import open_store
-from tests import job_server
+from tests import REPOSITORY, job_server
 from tests.conftest import PngMaker
 from tests.eim_ops.conftest import tiny_sd3
 from tests.faults.stopped_job import stopped_by_ray
-from tests.job_server import REPOSITORY, JobServer
+from tests.job_server import JobServer
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from jobs.cli import app
 from pipeline.decode import encode_png
 from pipeline.ledger import Ledger
 from pipeline.storage import open_store
-from tests import job_server
+from tests import REPOSITORY, job_server
 from tests.faults import tripwire
 from tests.s3_server import S3Server
 
@@ -38,7 +38,7 @@ def test_a_sweep_survives_the_node_that_works_on_its_rows(s3: S3Server, tmp_path
     wires = tmp_path / "wires"
     armed = tripwire.environment([tripwire.Tripwire("edit", f"/{_ROW}$", "node")], wires, tmp_path / "tally")
     hook = {
-        "env_vars": {**armed, "PYTHONPATH": str(job_server.REPOSITORY)},
+        "env_vars": {**armed, "PYTHONPATH": str(REPOSITORY)},
         "worker_process_setup_hook": "tests.faults.tripwire.arm",
     }
     (tmp_path / "armed.yaml").write_text(yaml.safe_dump(hook))
