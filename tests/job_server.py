@@ -34,6 +34,8 @@ class JobServer:
 
     address: str
     environment: Mapping[str, str]
+    workers: tuple[int, ...] = ()
+    """The process of each worker node, whose family is all of the node."""
 
     def job(self, command: str, *arguments: str | Path, seconds: float = 240) -> subprocess.CompletedProcess[str]:
         """`ray job COMMAND`, at this server and from the repository's root."""
@@ -76,10 +78,10 @@ def start(workers: int = 0, settings: Mapping[str, str] | None = None) -> Iterat
     address = f"http://{_HOST}:{dashboard}"
     try:
         with contextlib.ExitStack() as stack:
-            _await(address, *stack.enter_context(_node(head, environment, folder / "head.log")))
-            for index in range(workers):
-                stack.enter_context(_node(worker, environment, folder / f"worker-{index}.log"))
-            server = JobServer(address, environment)
+            _await(address, stack.enter_context(_node(head, environment, folder / "head.log")), folder / "head.log")
+            logs = [folder / f"worker-{index}.log" for index in range(workers)]
+            nodes = [stack.enter_context(_node(worker, environment, log)) for log in logs]
+            server = JobServer(address, environment, tuple(node.pid for node in nodes))
             if workers:
                 _await_nodes(server, 1 + workers)
             yield server
@@ -88,15 +90,13 @@ def start(workers: int = 0, settings: Mapping[str, str] | None = None) -> Iterat
 
 
 @contextlib.contextmanager
-def _node(
-    options: Sequence[str], environment: Mapping[str, str], log: Path
-) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """`ray start` with these options and its log, until the block ends; no process of it is left."""
+def _node(options: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`ray start` with these options until the block ends; no process of it is left."""
     command = [_RAY, "start", "--block", f"--node-ip-address={_HOST}", *_PORTS, *options]
     with open(log, "w") as file:
         node = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
     try:
-        yield node, log
+        yield node
     finally:
         kill(family(node.pid))  # its own end would drain for half a minute
         node.wait()
