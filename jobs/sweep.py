@@ -9,8 +9,8 @@ import typer
 
 from jobs import edit
 from jobs.refusal import refuse
-from pipeline.recipe import RecipeError, load_recipe
-from pipeline.sweep import count_line
+from pipeline.recipe import Recipe, RecipeError, load_recipe
+from pipeline.sweep import Sweep, count_line
 
 
 def sweep(
@@ -23,12 +23,17 @@ def sweep(
     """Make every target of every attribute at every strength, alone and composed, of all images."""
     try:
         checked = load_recipe(recipe)
-        if checked.sweep is None:
-            raise RecipeError(f"{recipe}: sweep: missing; give attributes and strengths, or run `eim edit {recipe}`")
-        print(count_line(checked.sweep), file=sys.stderr, flush=True)
+        print(count_line(asked_sweep(checked, recipe)), file=sys.stderr, flush=True)
         edit.run(checked, as_json=as_json, new_run=new_run, retry_failed=retry_failed, address=address)
     except RecipeError as error:
         refuse(error)
+
+
+def asked_sweep(recipe: Recipe, path: Path) -> Sweep:
+    """The sweep of a recipe; raises RecipeError where it has none."""
+    if recipe.sweep is None:
+        raise RecipeError(f"{path}: sweep: missing; give attributes and strengths, or run `eim edit {path}`")
+    return recipe.sweep
 
 
 if __name__ == "__main__":

@@ -16,11 +16,10 @@ import typer
 from jobs.augment import run as run_augment
 from jobs.edit import run
 from pipeline.recipe import load_recipe
+from tests import REPOSITORY
 from tests.fakes import fake_operations
 from tests.faults import tripwire
 from tests.faults.device_faults import FAULT, HOOK
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def main(recipe: Path, seconds: float, retry_failed: bool = False, augment: str | None = None) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
 from ray.cluster_utils import Cluster
+
+from tests.processes import lives
 
 _SETTINGS = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # a driver or node whose head is dead ends after this
@@ -41,11 +42,11 @@ class Nodes:
 
     def mend(self) -> None:
         """Replace dead worker nodes; where the head is dead, all of it."""
-        if len([pid for pid in self.head_pids() if _lives(pid)]) < 2:
+        if len([pid for pid in self.head_pids() if lives(pid)]) < 2:
             self.stop()
             self._start()
         for node in list(self.cluster.worker_nodes):
-            if not all(_lives(pid) for pid in _pids(node, "raylet")):
+            if not all(lives(pid) for pid in _pids(node, "raylet")):
                 self.cluster.remove_node(node, allow_graceful=False)
         while len(self.cluster.worker_nodes) < _WORKERS:
             self.cluster.add_node(num_cpus=_WORKER_CPUS)
@@ -62,12 +63,6 @@ class Nodes:
 
 def _pids(node: Any, kind: str) -> list[int]:
     return [info.process.pid for info in node.all_processes.get(kind, ())]
-
-
-def _lives(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 @contextlib.contextmanager

@@ -21,8 +21,9 @@ from eim_ops.mini.shipped import shipped_path
 from pipeline.decode import encode_png
 from pipeline.ledger import Ledger
 from pipeline.storage import open_store
+from tests import REPOSITORY
 from tests.faults.device_faults import FAULT, ONCE
-from tests.faults.driver import REPOSITORY, start_driver
+from tests.faults.driver import start_driver
 from tests.faults.outcome import Outcome, outcome
 
 IMAGES, STRENGTHS = 8, 2

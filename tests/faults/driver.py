@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
+from tests import REPOSITORY
 
 
 def start_driver(

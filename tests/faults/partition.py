@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.storage import open_store
-from tests.faults.driver import REPOSITORY, start_driver
+from tests import REPOSITORY
+from tests.faults.driver import start_driver
 from tests.faults.kills import put_images, write_recipe
 from tests.faults.outcome import Outcome, outcome
 

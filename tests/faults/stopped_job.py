@@ -12,6 +12,7 @@ from tests import job_server
 from tests.faults.kills import put_images, write_recipe
 from tests.faults.outcome import Outcome, outcome
 from tests.job_server import JobServer
+from tests.processes import lives
 
 _IMAGES, _SECONDS_AN_EDIT = 60, 0.2
 _WITHIN = 30.0
@@ -69,6 +70,6 @@ def _processes(recipe: Path) -> list[int]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if str(recipe) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            if str(recipe) in process.cmdline() and lives(process.pid):
                 found.append(process.pid)
     return found

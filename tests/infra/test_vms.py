@@ -8,7 +8,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 
-from tests.infra.tools import INFRA
+from tests.infra.tools import INFRA, ROOT
 
 CLOUDS = ("aws", "gcp")
 
@@ -35,7 +35,7 @@ def test_a_planted_mistake_is_found(cloud: str) -> None:
         validate_config({**prepare_config(load(cloud)), "head_node_type": "heed"})
 
 
-def test_the_runtime_environment_is_one() -> None:
-    told = yaml.safe_load((INFRA / "runtime-env.yaml").read_text())
+def test_ray_takes_the_runtime_environment() -> None:
+    told = yaml.safe_load((ROOT / "jobs" / "runtime-env.yaml").read_text())
     assert RuntimeEnv(**told)["env_vars"] == told["env_vars"]
     assert set(told) == {"env_vars", "excludes"}
