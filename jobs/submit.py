@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs import edit, sweep
+from jobs import augment, edit, sweep
 from jobs.refusal import refuse
 from jobs.submission import (
     Submission,
@@ -36,9 +36,14 @@ class Job(StrEnum):
 
     edit = "edit"
     sweep = "sweep"
+    augment = "augment"
 
 
-_COMMANDS: Mapping[Job, Callable[..., None]] = {Job.edit: edit.edit, Job.sweep: sweep.sweep}
+_COMMANDS: Mapping[Job, Callable[..., None]] = {
+    Job.edit: edit.edit,
+    Job.sweep: sweep.sweep,
+    Job.augment: augment.augment,
+}
 
 
 def submit(

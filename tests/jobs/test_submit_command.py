@@ -34,6 +34,10 @@ def test_what_its_job_would_refuse_is_refused_before_a_cluster_is_asked(tmp_path
     assert (code, "output: out is relative" in text) == (2, True)
     code, text = submit(recipe_in(tmp_path), "--retry-fialed")
     assert (code, "No such option: --retry-fialed" in text) == (2, True)
+    code, text = submit(recipe_in(tmp_path), "--date", "2030-01-31")
+    assert (code, "No such option: --date" in text) == (2, True)
+    code, text = submit(recipe_in(tmp_path), "--job", "augment", "--date", "2030-01-31", "--address", "nowhere")
+    assert (code, "--address: given 'nowhere'" in text) == (2, True)
 
 
 def test_an_address_that_is_none_or_does_not_answer_is_one_error_with_the_mend(
