@@ -204,11 +204,14 @@ def _take(place: _Place, balance: Balance, before: Mapping[Value, int]) -> _Take
             if selection.new_edits and not selection.edits and spent == Spent():
                 given = ", ".join(f"{name} {limit:g}" for name, limit in budget.model_dump(exclude_none=True).items())
                 raise RecipeError(f"augment.budget: given {given}, less than a single edit takes; raise it")
-        manifest = write_manifest(_rows(backlog, selection), output)
-        if manifest is None:
+        if not selection.edits:
             return _Taken(selection)
         store, _ = open_run(output, place.settings, job.new_run)
-        counted_hours = hours(selection.work) if budget is not None and budget.gpu_hours is not None else None
+        manifest = write_manifest(_rows(backlog, selection), output)
+        if manifest is None:  # another job made all of it meanwhile
+            return _Taken()
+        counts_hours = budget is not None and budget.gpu_hours is not None and selection.work.edits > 0
+        counted_hours = hours(selection.work) if counts_hours else None
         ask = Ask(place.name, manifest.prefix, recipe.edits)
         increment = Increment(job.date, ask, selection.images, selection.edits, selection.work, counted_hours)
         increment.record(store)

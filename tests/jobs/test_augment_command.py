@@ -72,6 +72,7 @@ def test_nothing_new_is_a_clean_end_that_says_so_and_writes_nothing(root: str, c
 
 def test_other_settings_and_a_wrong_path_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     job = start_job(str(tmp_path), 1)
+    keys = job.output.keys("")
     for recipe, told in (
         (job.recipe, "model_revision: there 'fake-1', now 'fake-2'"),
         (make_recipe(input={"path": str(tmp_path / "none")}, output=str(tmp_path / "fresh")), "no images"),
@@ -81,6 +82,7 @@ def test_other_settings_and_a_wrong_path_are_refused(tmp_path: Path, capsys: pyt
         assert ended.value.exit_code == 2
         assert told in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "fresh").exists()
+    assert job.output.keys("") == keys
 
 
 def test_the_example_is_right() -> None:
