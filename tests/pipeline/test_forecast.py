@@ -1,7 +1,6 @@
 """The forecast against a run's own stages with a small real model, and against what an output holds."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 from eim_ops.backbones.sd3 import Sd3Backbone
-from eim_ops.edit import edit_images
+from eim_ops.editor import Editor
 from eim_ops.faces.render import render
 from eim_ops.mini.face_set import draw_faces
 from pipeline.actors import CaptionStage, EditStage
@@ -18,7 +17,7 @@ from pipeline.attempts import Attempts
 from pipeline.estimate import Spread
 from pipeline.forecast import forecast
 from pipeline.ledger import Ledger
-from pipeline.operations import ModelFacts, Operations, _edit
+from pipeline.operations import ModelFacts, Operations
 from pipeline.placement import Cluster, plan_placement
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, RecipeError
@@ -44,7 +43,7 @@ def model() -> Sd3Backbone:
 def operations_of(model: Sd3Backbone) -> Operations:
     return Operations(
         lambda recipe, device: None,
-        lambda recipe, device: partial(_edit, edit_images, model, recipe),
+        lambda recipe, device: Editor(model, recipe.method),
         lambda recipe: ModelFacts("0", "manifest", 64),
     )
 

@@ -1,3 +1,4 @@
+from pipeline.metrics import Borne
 from pipeline.placement import Cluster, Plan, plan_placement
 from pipeline.progress import _Counter
 from pipeline.stage_use import StageUse, stage_uses
@@ -11,9 +12,9 @@ def plan() -> Plan:
 
 def test_a_stage_is_busy_by_its_actors_and_full_by_what_was_asked_of_the_model() -> None:
     counter = _Counter("run", 8, plan())
-    counter.add("load", 4, 1.0)
-    counter.add("caption", 4, 2.0)
-    counter.add("edit", 8, 12.0)
+    counter.add("load", 4, 1.0, Borne())
+    counter.add("caption", 4, 2.0, Borne())
+    counter.add("edit", 8, 12.0, Borne())
     counter.evaluated("edit", 30.0, 40)
     counter.evaluated("edit", 30.0, 40)
     uses = stage_uses(counter.counts(), plan(), seconds=10.0)
@@ -27,10 +28,10 @@ def test_a_stage_is_busy_by_its_actors_and_full_by_what_was_asked_of_the_model()
 def test_what_waits_for_a_pool_has_left_the_stage_before_and_was_not_taken() -> None:
     counter = _Counter("run", 8, plan())
     for _ in range(3):
-        counter.add("load", 4, 0.0)
+        counter.add("load", 4, 0.0, Borne())
         counter.taken("caption", 4)
-    counter.add("load", 4, 0.0)
-    counter.add("load", 4, 0.0)
+    counter.add("load", 4, 0.0, Borne())
+    counter.add("load", 4, 0.0, Borne())
     assert counter.counts().waiting["caption"] == 8
     counter.taken("caption", 4)
     counter.taken("caption", 4)
