@@ -1,4 +1,4 @@
-"""Whether the memory of listing stays, while the keys of a prefix grow tenfold: a real S3 server, streamed to a manifest.
+"""Whether the memory of listing stays while a prefix grows tenfold: a real S3 server, streamed to a manifest.
 
 The keys are put into the server's own container database, as its own updaters do: a hundred thousand PUTs would take
 half an hour, and a listing reads no object.

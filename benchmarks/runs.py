@@ -37,7 +37,8 @@ class Run:
 
     seconds: from its start to its end. events: when what happened, seconds since its start. result: what it printed, of
     a pipeline's run. driver_mib, worker_mib: the most private memory of the process, and of any of Ray's workers below
-    it. tree_mib: the most resident memory of the process and all below it together, pages that they share counted in each.
+    it. tree_mib: the most resident memory of the process and all below it together, with shared
+    pages in each.
     """
 
     seconds: float
