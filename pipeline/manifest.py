@@ -220,7 +220,7 @@ def _user_row(raw: Any, where: str, folder: str, columns: frozenset[str], real_f
         return _row(where, problem=f"ManifestRow: {where}: {kind}")
     try:
         uri = storage.normalise(uri if "://" in uri or uri.startswith("/") else f"{folder}/{uri}", real_folder)
-    except (StorageError, ValueError) as error:  # no path holds a zero byte
+    except (StorageError, ValueError) as error:
         return _row(uri, problem=f"ManifestRow: {where}: {error}")
     given: dict[str, str | None] = {"source_prompt": None, "target_prompts": None, "edits": None}
     problem = None
@@ -239,7 +239,7 @@ def _user_row(raw: Any, where: str, folder: str, columns: frozenset[str], real_f
     given["fields"] = json.dumps(fields) if fields else None
     try:
         entry = storage.stat(uri)
-    except (OSError, UnansweredError) as error:
+    except (OSError, ValueError, UnansweredError) as error:
         told = getattr(error, "strerror", None) or error
         return _row(uri, problem=problem or f"{type(error).__name__}: {uri}: {told}", given=given)
     return _row(uri, entry.version, entry.size, problem, given)

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO, Any, TypeVar
 
 import fsspec
@@ -101,11 +102,13 @@ def normalise(uri: str, real_folder: Callable[[str], str] = os.path.realpath) ->
         return uri.rstrip("/")
     if "://" in uri and not uri.startswith("file://"):
         raise StorageError(f"{uri!r}: only folders and s3:// are known")
-    path = os.path.join(os.getcwd(), os.path.expanduser(uri.removeprefix("file://"))).rstrip("/") or "/"
-    folder, name = os.path.split(path)
+    path = uri.removeprefix("file://")
+    if not path.startswith("/"):
+        path = os.path.join(os.getcwd(), os.path.expanduser(path))
+    folder, _, name = (path.rstrip("/") or "/").rpartition("/")
     if name in ("", ".", "..") or os.path.islink(path):
         return os.path.realpath(path)
-    return os.path.join(real_folder(folder), name)
+    return os.path.join(real_folder(folder or "/"), name)
 
 
 def _split(uri: str) -> tuple[str, str]:
@@ -162,7 +165,7 @@ def _stat(uri: str) -> Entry:
         head = _head(*_split(uri))
         return Entry(uri, head["ETag"].strip('"'), int(head["ContentLength"]), head["LastModified"].timestamp())
     stat = os.stat(uri)
-    if not os.path.isfile(uri):
+    if not S_ISREG(stat.st_mode):
         raise IsADirectoryError(f"{uri} is not a file")
     return Entry(uri, _disk_version(stat), stat.st_size, stat.st_mtime)
 
