@@ -14,7 +14,7 @@ from typing import Annotated
 import psutil
 import typer
 
-from benchmarks import cold_start, growth, pipeline_efficiency, scaleout, speedups, sweep
+from benchmarks import cold_start, control_plane, growth, listing, pipeline_efficiency, scaleout, speedups, sweep
 from benchmarks.figure import Figures, load, save, table
 from benchmarks.sizes import QUICK, Sizes
 
@@ -29,6 +29,8 @@ MEASUREMENTS: dict[str, Measure] = {
     "cold_start": cold_start.measure,
     "growth": growth.measure,
     "scaleout": scaleout.measure,
+    "control_plane": control_plane.measure,
+    "listing": listing.measure,
 }
 """By name; each gives one figure or a few that share their runs."""
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,9 @@ class Run:
     """A process that has ended.
 
     seconds: from its start to its end. events: when what happened, seconds since its start. result: what it printed, of
-    a pipeline's run. driver_mib, worker_mib: the most private memory of the process, and of any of those below it.
+    a pipeline's run. driver_mib, worker_mib: the most private memory of the process, and of any of Ray's workers below
+    it. tree_mib: the most resident memory of the process and all below it together, with shared
+    pages in each.
     """
 
     seconds: float
@@ -44,6 +46,7 @@ class Run:
     result: dict[str, Any]
     driver_mib: float
     worker_mib: float
+    tree_mib: float = 0.0
 
     @property
     def warm(self) -> float:
@@ -100,7 +103,7 @@ def run_pipeline(
     }  # fmt: skip
     path = folder / f"{name}.recipe.json"
     path.write_text(json.dumps(recipe))
-    run = _run(folder, ["-m", "benchmarks.job", str(path), *options], environment or {})
+    run = run_module(folder, ["benchmarks.job", str(path), *options], environment)
     if run.result["problem"]:
         raise RuntimeError(f"{name}: {run.result['problem']}")
     return run
@@ -111,17 +114,18 @@ def run_rival(folder: Path, name: str, images: Path, strengths: Sequence[float],
     output = folder / name
     shutil.rmtree(output, ignore_errors=True)
     levels = [f"{strength:g}" for strength in strengths]
-    return _run(folder, ["-m", f"benchmarks.rivals.{name}", *options, "--", str(images), str(output), *levels], {})
+    return run_module(folder, [f"benchmarks.rivals.{name}", *options, "--", str(images), str(output), *levels])
 
 
-def _run(folder: Path, arguments: list[str], environment: dict[str, str]) -> Run:
+def run_module(folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
+    """`python -m` of a module with its arguments; raises RuntimeError with the end of what it told when it fails."""
     times = folder / "clock"
     shutil.rmtree(times, ignore_errors=True)
     times.mkdir(parents=True)
     started, stop = time.time(), threading.Event()
     process = subprocess.Popen(
-        [sys.executable, *arguments],
-        env={**os.environ, clock.FOLDER: str(times), **_ALIKE, **environment},
+        [sys.executable, "-m", *arguments],
+        env={**os.environ, clock.FOLDER: str(times), **_ALIKE, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -142,7 +146,7 @@ def _run(folder: Path, arguments: list[str], environment: dict[str, str]) -> Run
         raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}:\n{err[-3000:]}")
     names = {path.name.partition(".")[0] for path in times.iterdir()}
     events = {name: [at - started for at in clock.times(times, name)] for name in names}
-    return Run(seconds, events, _printed(out), memory.driver, memory.worker)
+    return Run(seconds, events, _printed(out), memory.driver, memory.worker, memory.tree)
 
 
 def _printed(out: str) -> dict[str, Any]:
@@ -151,21 +155,25 @@ def _printed(out: str) -> dict[str, Any]:
 
 
 class _Memory(threading.Thread):
-    """Private memory, MiB: resident less shared, since pages of Ray's object store are no process's own."""
+    """The most that was seen, MiB. Private: resident less shared, since pages of Ray's object store are no process's
+    own."""
 
     def __init__(self, pid: int, stop: threading.Event) -> None:
         super().__init__(daemon=True)
         self._pid, self._stop_event = pid, stop
-        self.driver = self.worker = 0.0
+        self.driver = self.worker = self.tree = 0.0
 
     def run(self) -> None:
         while not self._stop_event.wait(_SAMPLE_SECONDS):
             try:
                 driver = psutil.Process(self._pid)
                 self.driver = max(self.driver, _private(driver))
+                resident = driver.memory_info().rss
                 for child in driver.children(recursive=True):
+                    resident += child.memory_info().rss
                     if child.name().startswith("ray::"):
                         self.worker = max(self.worker, _private(child))
+                self.tree = max(self.tree, resident / 2**20)
             except psutil.Error:
                 continue
 

@@ -17,7 +17,9 @@ class Sizes:
     growth_seconds: float = 0.001
     scaleout_images: int = 128
     scaleout_seconds: float = 0.2
+    control_rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    listing_keys: tuple[int, int] = (10_000, 100_000)
 
 
-QUICK = Sizes(4, 4, 1, 2, 1, (8, 16, 32), 0.001, 32, 0.02)
+QUICK = Sizes(4, 4, 1, 2, 1, (8, 16, 32), 0.001, 32, 0.02, (200, 400), (50, 100))
 """Only shows that it runs."""

@@ -6,14 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 
 from eim_ops.backbones.adapter import PartConfig, PipelineBackbone
 from eim_ops.backbones.base import Backbone
 from eim_ops.backbones.registry import family_of, stored_config
 from eim_ops.captioning.base import Captioner
-from eim_ops.captioning.vlm import load_vlm
 from eim_ops.identify.spectrum import load_spectrum
 from eim_ops.loading import (
     Loading,
@@ -71,8 +69,7 @@ def checked_family(name: str, revision: str | None, loading: Loading) -> tuple[P
     """
     config = stored_config(model_folder(name), name, revision)
     family, index = family_of(config, name), config("")
-    transformer = getattr(diffusers, index["transformer"][1])
-    check_family(loading, index["_class_name"], family.guidance_of(config), transformer)
+    check_family(loading, index["_class_name"], family.guidance_of(config), index["transformer"][1])
     check_stored(loading, stored_quantisation(config("transformer")))
     return config, family
 
@@ -82,6 +79,8 @@ def load_backbone(
 ) -> Backbone:
     """Load a backbone for inference; dtype is a torch name such as `float32` or `bfloat16`. A folder may bring the
     spectrum of its latents. Raises UnknownFamilyError and LoadingError before any weight is read."""
+    import diffusers  # seconds, which whoever asks for facts alone should not pay
+
     diffusers.utils.logging.disable_progress_bar()
     folder = model_folder(name)
     pinned = model_revision(name, revision)
@@ -116,4 +115,6 @@ def _absent(index: Mapping[str, Any]) -> dict[str, None]:
 
 def load_captioner(name: str, revision: str | None = None, device: str = "auto") -> Captioner:
     """Load a captioner for inference."""
+    from eim_ops.captioning.vlm import load_vlm  # seconds, which whoever asks for facts alone should not pay
+
     return load_vlm(model_folder(name) or name, name, revision or model_revision(name), pick_device(device))

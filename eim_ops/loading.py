@@ -89,13 +89,16 @@ class Loading:
         }
 
 
-def check_family(loading: Loading, family: str, guidance_kind: str, transformer: type) -> None:
-    """Raises LoadingError for what a family can't do. family: its pipeline's class name."""
+def check_family(loading: Loading, family: str, guidance_kind: str, transformer: str) -> None:
+    """Raises LoadingError for what a family can't do. family, transformer: class names of diffusers."""
     if loading.guidance is not None and guidance_kind != "embedded":
         mend = "method.free_guidance is its guidance" if guidance_kind == "true" else "it has none"
         raise LoadingError(f"loading.guidance: this {family} has no embedded guidance: leave it out; {mend}")
-    if loading.compile and not getattr(transformer, "_repeated_blocks", None):
-        raise LoadingError(f"loading.compile: {family} names no repeated blocks to compile: leave it out")
+    if loading.compile:
+        import diffusers  # seconds, for whoever compiles
+
+        if not getattr(getattr(diffusers, transformer), "_repeated_blocks", None):
+            raise LoadingError(f"loading.compile: {family} names no repeated blocks to compile: leave it out")
     if loading.attention_backend is not None:
         _check_attention(loading.attention_backend, family)
 

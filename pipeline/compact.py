@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.attempts import forget_stale
 from pipeline.identity import image_key, part_key
-from pipeline.images import StoredImage, stored_images
+from pipeline.images import ImagesOf, StoredImage, stored_images
 from pipeline.ledger import Key, Ledger, Raw, View, buckets_of, keys_of
 from pipeline.runs import OutputError, Run, find_runs
 from pipeline.schema import EDITS, FAILURES, SCHEMA_VERSION
@@ -82,16 +82,17 @@ def compact_output(uri: str, orphan_age: timedelta | None = None) -> list[RunCom
 
 def _compact_run(run: Run, orphans_before: float | None) -> Compaction:
     forget_stale(run.store)
-    buckets = (_compact_bucket(run, bucket, orphans_before) for bucket in buckets_of(run))
-    return sum(buckets, Compaction())
+    with stored_images(run.store) as images_of:
+        buckets = (_compact_bucket(run, bucket, images_of, orphans_before) for bucket in buckets_of(run))
+        return sum(buckets, Compaction())
 
 
-def _compact_bucket(run: Run, bucket: str, orphans_before: float | None) -> Compaction:
+def _compact_bucket(run: Run, bucket: str, images_of: ImagesOf, orphans_before: float | None) -> Compaction:
     store = run.store
     raw = Ledger(store).raw(bucket)
     _refuse_newer(raw, f"{store.root}, bucket {bucket}")
     views = raw.views()
-    images = stored_images(store, bucket)
+    images = images_of(bucket, raw.edits["sample_id"].unique().to_pylist())
     edits = pa.concat_tables([raw.edits.slice(0, 0), *(view.edits for view in views.values())])
     failures = pa.concat_tables([raw.failures.slice(0, 0), *(view.failures for view in views.values())])
     named = _named_images(edits)

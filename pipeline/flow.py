@@ -35,7 +35,7 @@ from pipeline.stages import LoadRows, ReadPending, ScoreAndEncode
 from pipeline.storage import open_store
 from pipeline.work import table_of_work
 
-_GROUP_ROWS = 1024
+GROUP_ROWS = 1024
 _IN_FLIGHT = 2
 """Blocks that an actor has: one that it works on and one that waits, so that it never idles between them."""
 
@@ -168,7 +168,7 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     caption_arguments = {**stage_arguments, "cache": _caption_cache(run)}
     # vLLM batches by itself, over as many questions as it is given.
     captioned = max(plan.block_rows, recipe.batch) if isinstance(recipe.captioner, VllmSpec) else recipe.batch
-    groups = [{"buckets": list(group)} for group in run.manifest.groups(_GROUP_ROWS)]
+    groups = [{"buckets": list(group)} for group in run.manifest.groups(GROUP_ROWS)]
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
     read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
     sink = EditSink(run.ledger.store, facts, progress, int(recipe.max_failure_fraction * before.asked), attempts)

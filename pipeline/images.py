@@ -1,9 +1,16 @@
 """The edited images that storage holds, bucket by bucket, as their names tell them."""
 
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
-from pipeline.identity import parse_image_key
-from pipeline.storage import Store, list_entries
+from pipeline.identity import bucket_of, parse_image_key
+from pipeline.retrying import room_on
+from pipeline.storage import Store, is_s3, list_entries, stream_folders
 
 
 @dataclass(frozen=True)
@@ -21,11 +28,48 @@ class StoredImage:
     """Seconds since 1970, by the store's clock."""
 
 
-def stored_images(store: Store, bucket: str) -> list[StoredImage]:
-    """All images of the samples of a bucket; what bears no image's name is left out."""
-    images = []
-    for entry in list_entries(store.uri("images"), bucket):
+ImagesOf = Callable[[str, Collection[str]], list[StoredImage]]
+"""A bucket, and the samples that its rows name -> its images, listed now. On a disk, samples that have come since
+`stored_images` began are seen where rows name them."""
+
+
+@contextlib.contextmanager
+def stored_images(store: Store) -> Iterator[ImagesOf]:
+    """The images of a run while the block lasts; what bears no image's name is left out.
+
+    A disk lists a folder as a whole, so the names of all samples go through once, into a file for each bucket.
+    """
+    if is_s3(store.root):
+        yield lambda bucket, _: list(_below(store, "images", bucket))
+        return
+    with room_on(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="eim-images-") as spool:
+        _spool_samples(store, Path(spool))
+
+        def images_of(bucket: str, named: Collection[str]) -> list[StoredImage]:
+            names = _names_file(Path(spool), bucket)
+            spooled = names.read_bytes().split(b"\n")[:-1] if names.exists() else []
+            samples = {*named, *map(os.fsdecode, spooled)}
+            return [image for sample in sorted(samples) for image in _below(store, f"images/{sample}")]
+
+        yield images_of
+
+
+def _spool_samples(store: Store, spool: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        files: dict[str, IO[bytes]] = {}
+        for sample in stream_folders(store.uri("images")):
+            bucket = bucket_of(sample)
+            if bucket not in files:
+                files[bucket] = stack.enter_context(open(_names_file(spool, bucket), "wb"))
+            files[bucket].write(os.fsencode(sample) + b"\n")
+
+
+def _names_file(spool: Path, bucket: str) -> Path:
+    return spool / f"bucket-{bucket}"
+
+
+def _below(store: Store, folder: str, beginning: str = "") -> Iterator[StoredImage]:
+    for entry in list_entries(store.uri(folder), beginning):
         key = store.key(entry.uri)
         if names := parse_image_key(key):
-            images.append(StoredImage(key, *names, entry.size, entry.modified))
-    return images
+            yield StoredImage(key, *names, entry.size, entry.modified)

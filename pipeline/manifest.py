@@ -8,10 +8,12 @@ import contextlib
 import csv
 import io
 import json
+import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +35,9 @@ from pipeline.storage import Store
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 _SHARD_ROWS = 4096
 _SPOOL_ROWS = 8192
-_STAT_CHUNK, _STAT_THREADS = 512, 32
+_STAT_THREADS, _STAT_ROWS = 32, 16
+"""Many threads where each answer takes long; some rows each, since on a disk handing them over takes longer."""
+_FOLDERS_KNOWN = 4096
 
 _ORDER = ("sample_id", "source_prompt", "target_prompts", "edits", "problem", "fields")
 """What rows are sorted by, none before any; rows that are equal in these are one."""
@@ -171,9 +175,16 @@ def _user_rows(path: str, columns: frozenset[str]) -> Iterator[Row]:
         raise RecipeError(f"input.manifest: {path} is not there")
     folder = path.rpartition("/")[0]
     numbered = enumerate(_read_user_manifest(path), start=1)
+    real_folder = lru_cache(_FOLDERS_KNOWN)(os.path.realpath)
+
+    def rows_of(items: list[tuple[int, Any]]) -> list[Row]:
+        return [_user_row(raw, f"{path}#row={number}", folder, columns, real_folder) for number, raw in items]
+
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
-        while chunk := list(islice(numbered, _STAT_CHUNK)):
-            yield from pool.map(lambda item: _user_row(item[1], f"{path}#row={item[0]}", folder, columns), chunk)
+        while chunk := list(islice(numbered, _STAT_THREADS * _STAT_ROWS)):
+            parts = [chunk[start : start + _STAT_ROWS] for start in range(0, len(chunk), _STAT_ROWS)]
+            for rows in pool.map(rows_of, parts):
+                yield from rows
 
 
 def _read_user_manifest(path: str) -> Iterator[Any]:
@@ -216,14 +227,14 @@ def _as_json(value: Any) -> str | None:
     return json.dumps(value, sort_keys=True) if value else None
 
 
-def _user_row(raw: Any, where: str, folder: str, columns: frozenset[str]) -> Row:
+def _user_row(raw: Any, where: str, folder: str, columns: frozenset[str], real_folder: Callable[[str], str]) -> Row:
     uri = raw.get("uri") if isinstance(raw, dict) else None
     if not isinstance(uri, str) or not uri.strip():
         kind = "no uri" if isinstance(raw, dict) else "not a JSON object"
         return _row(where, problem=f"ManifestRow: {where}: {kind}")
     try:
-        uri = storage.normalise(uri if "://" in uri or uri.startswith("/") else f"{folder}/{uri}")
-    except StorageError as error:
+        uri = storage.normalise(uri if "://" in uri or uri.startswith("/") else f"{folder}/{uri}", real_folder)
+    except (StorageError, ValueError) as error:
         return _row(uri, problem=f"ManifestRow: {where}: {error}")
     given: dict[str, str | None] = {"source_prompt": None, "target_prompts": None, "edits": None}
     problem = None
@@ -242,7 +253,7 @@ def _user_row(raw: Any, where: str, folder: str, columns: frozenset[str]) -> Row
     given["fields"] = json.dumps(fields) if fields else None
     try:
         entry = storage.stat(uri)
-    except (OSError, UnansweredError) as error:
+    except (OSError, ValueError, UnansweredError) as error:
         told = getattr(error, "strerror", None) or error
         return _row(uri, problem=problem or f"{type(error).__name__}: {uri}: {told}", given=given)
     return _row(uri, entry.version, entry.size, problem, given, entry.modified)
@@ -266,13 +277,14 @@ class _Spool:
         """Put rows, and close the files."""
         rows = iter(rows)
         while chunk := list(islice(rows, _SPOOL_ROWS)):
-            by_bucket: dict[str, list[Row]] = {}
-            for row in chunk:
-                by_bucket.setdefault(bucket_of(row["sample_id"]), []).append(row)
-            for bucket, its_rows in by_bucket.items():
+            buckets = np.array([bucket_of(row["sample_id"]) for row in chunk])
+            order = np.argsort(buckets, kind="stable")
+            table = table_of(chunk, LISTING).take(pa.array(order)).combine_chunks()
+            names, starts = np.unique(buckets[order], return_index=True)
+            for bucket, start, stop in zip(names.tolist(), starts, [*starts[1:], len(chunk)], strict=True):
                 if bucket not in self._writers:
                     self._writers[bucket] = pa.ipc.new_stream(str(self._folder / bucket), LISTING)
-                self._writers[bucket].write_table(table_of(its_rows, LISTING))
+                self._writers[bucket].write_table(table.slice(start, stop - start))
         for writer in self._writers.values():
             writer.close()
 

@@ -126,10 +126,21 @@ def retried(operation: str, uri: str, call: Callable[_P, _T], *args: _P.args, **
     def note(state: RetryCallState) -> None:
         metrics.count(metrics.RETRIES, operation, code_of(error_of(state)))
 
+    # A million calls are made and few fail: only these pay for the machinery.
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        failed = [error]
+
+    def again() -> _T:
+        if failed:
+            raise failed.pop()
+        return call(*args, **kwargs)
+
     # Random over the whole pause: many workers that were told to slow down must not come back together.
     pause = wait_random_exponential(multiplier=0.5, max=20)
     try:
-        return Retrying(stop=last, wait=pause, before_sleep=note, reraise=True)(call, *args, **kwargs)
+        return Retrying(stop=last, wait=pause, before_sleep=note, reraise=True)(again)
     except Exception as error:
         told = _told(operation, uri, error)
         if not isinstance(error, FileNotFoundError):

@@ -11,7 +11,7 @@ from pipeline.ask import read_asks
 from pipeline.asked import AskedEdit, asked_by_row
 from pipeline.edit_spec import EditSpec
 from pipeline.identity import fingerprint, sha256_bytes
-from pipeline.images import stored_images
+from pipeline.images import ImagesOf, stored_images
 from pipeline.ledger import Key, Ledger, View, buckets_of, keys_of
 from pipeline.manifest import Manifest, open_manifest, prepare_manifest
 from pipeline.operations import Operations, pixel_settings
@@ -147,18 +147,20 @@ def _recorded(run: Run, may_lack: bool = False) -> list[_Asked]:
 
 def _check_run(run: Run, asked: Sequence[_Asked]) -> RunCheck:
     buckets = sorted({*buckets_of(run), *(bucket for ask in asked for bucket in ask.manifest.rows)})
-    checks = (_check_bucket(run.store, asked, bucket) for bucket in buckets)
-    return RunCheck(run.store.root, run.fingerprints, sum(checks, Check()))
+    with stored_images(run.store) as images_of:
+        checks = (_check_bucket(run.store, asked, bucket, images_of) for bucket in buckets)
+        return RunCheck(run.store.root, run.fingerprints, sum(checks, Check()))
 
 
-def _check_bucket(store: Store, asked: Sequence[_Asked], bucket: str) -> Check:
+def _check_bucket(store: Store, asked: Sequence[_Asked], bucket: str, images_of: ImagesOf) -> Check:
     try:
         raw = Ledger(store).raw(bucket, _EDITS, _FAILURES)
     except pa.ArrowInvalid as error:
         raise OutputError(f"{store.root}: a part of bucket {bucket} is no Parquet file: {error}") from None
     views = raw.views()
     named = set(raw.edits["image_uri"].to_pylist())
-    orphans = sum(store.uri(image.key) not in named for image in stored_images(store, bucket))
+    images = images_of(bucket, raw.edits["sample_id"].unique().to_pylist())
+    orphans = sum(store.uri(image.key) not in named for image in images)
     check = Check(orphans=orphans)
     for name in sorted(views.keys() | {ask.fingerprint for ask in asked}):
         its_asks = [ask for ask in asked if ask.fingerprint == name]

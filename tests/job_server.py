@@ -1,6 +1,7 @@
 """A Ray cluster of its own with the job server, behind a token, for `eim submit` and `ray job`."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
@@ -13,7 +14,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ _PORTS = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-liste
 _CPUS = 2
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class JobServer:
     """Where it listens, and what a process needs in its environment to use it."""
 
@@ -79,11 +79,12 @@ def start(workers: int = 0, settings: Mapping[str, str] | None = None) -> Iterat
     try:
         with contextlib.ExitStack() as stack:
             _await(address, stack.enter_context(_node(head, environment, folder / "head.log")), folder / "head.log")
-            logs = [folder / f"worker-{index}.log" for index in range(workers)]
-            nodes = [stack.enter_context(_node(worker, environment, log)) for log in logs]
-            server = JobServer(address, environment, tuple(node.pid for node in nodes))
-            if workers:
-                _await_nodes(server, 1 + workers)
+            server = JobServer(address, environment)
+            for index in range(workers):  # one after another: of two that start together on one host, one may fail
+                log = folder / f"worker-{index}.log"
+                node = stack.enter_context(_node(worker, environment, log))
+                _await_nodes(server, 2 + index, node, log)
+                server = dataclasses.replace(server, workers=(*server.workers, node.pid))
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -117,11 +118,14 @@ def _await(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.5)
 
 
-def _await_nodes(server: JobServer, count: int) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while sum(node["state"] == "ALIVE" for node in server.nodes()) < count:
-        assert time.monotonic() < deadline, "the worker nodes did not come up"
+def _await_nodes(server: JobServer, count: int, newest: subprocess.Popen[bytes], log: Path) -> None:
+    deadline, alive = time.monotonic() + _START_SECONDS, 0
+    while alive < count:
+        assert newest.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, f"{alive} of {count} nodes came up"
         time.sleep(0.3)
+        with contextlib.suppress(OSError):  # on a busy machine a head that has just come up may hang up
+            alive = sum(node["state"] == "ALIVE" for node in server.nodes())
 
 
 def _free_port() -> int:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu, format_input
 from torch import Tensor
 
 from eim_ops.backbones.adapter import PartConfig, PipelineBackbone, token_count
@@ -26,6 +25,10 @@ class Flux2Backbone(PipelineBackbone):
         return "embedded" if config("transformer")["guidance_embeds"] else "none"
 
     def _token_counts(self, prompt: str) -> Sequence[tuple[int, int]]:
+        from diffusers.pipelines.flux2.pipeline_flux2 import (
+            format_input,
+        )  # seconds, which other families should not pay
+
         messages = format_input([prompt], self.pipeline.system_message)
         ids = self.pipeline.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
         return [(len(ids[0]), self._prompt_tokens)]
@@ -55,6 +58,8 @@ class Flux2Backbone(PipelineBackbone):
         return shape[0] * shape[1]
 
     def _schedule(self, steps: int, tokens: int, config: Any) -> dict[str, Any]:
+        from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+
         return super()._schedule(steps, tokens, config) | {"mu": compute_empirical_mu(tokens, steps)}
 
     def _velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:

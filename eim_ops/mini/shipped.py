@@ -1,9 +1,11 @@
 """Where the shipped models lie, and how they are written there."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import PreTrainedModel
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 SHIPPED: tuple[str, ...] = ("mini-dit", "mini-vlm", "judge")
 """The models that come with the project."""
@@ -21,7 +23,7 @@ def shipped_path(name: str) -> Path:
     return path
 
 
-def export(name: str, model: PreTrainedModel, card: str) -> Path:
+def export(name: str, model: "PreTrainedModel", card: str) -> Path:
     """Write a transformers model as fp16 safetensors, with its model card, into the weights folder."""
     path = WEIGHTS / name
     model.half().save_pretrained(path, safe_serialization=True)
@@ -30,6 +32,6 @@ def export(name: str, model: PreTrainedModel, card: str) -> Path:
     return path
 
 
-def parameter_count(model: torch.nn.Module) -> int:
+def parameter_count(model: "torch.nn.Module") -> int:
     """The number of trained numbers in a model."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -49,7 +49,7 @@ def recipe_in(root: Path, placement: str) -> str:
         "input": {"path": f"{root}/in"},
         "output": f"{root}/{placement}",
         "model": "mini-dit",
-        "edits": [{"attribute": "hair_color", "target": "red hair", "strengths": [0.5, 1]}],
+        "edits": [{"attribute": "smile", "target": "broad smile", "strengths": [0.5, 1]}],
         "method": {"steps": 2, "draws": 1, "image_half": "hsds", "iterations": 1},
         "batch": 4,
         "size": 48,

@@ -105,12 +105,15 @@ def test_a_bad_row_becomes_a_row_with_a_problem(root: str) -> None:
         '{"uri": "gs://x/y.png"}',
         '{"uri": "a.png", "edits": [{"attribute": "hat"}]}',
         '{"uri": "a.png", "target_prompts": [1]}',
+        '{"uri": "zero\\u0000.png"}',
+        '{"uri": "zero\\u0000/../a.png"}',
     ]
     store.write("m.jsonl", "\n".join(lines).encode())
     rows = prepared(root, Input(manifest=store.uri("m.jsonl")))
     assert len(rows) == len(lines)
     problems = " ".join(row["problem"] for row in rows)
-    for part in ("FileNotFoundError", "not a JSON object", "no uri", "only folders and s3://", "edits.0.target"):
+    told = ("FileNotFoundError", "not a JSON object", "no uri", "null byte", "only folders and s3://", "edits.0.target")
+    for part in told:
         assert part in problems
     for row in rows:  # a broken row still stands for the recipe's edits, so that it ends as failure rows
         assert [edit.attribute for edit in asked_edits(row, EDITS)] == ["smile"]

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,15 @@ def test_loading_is_in_the_fingerprint_where_it_changes_pixels() -> None:
 
     assert settings(group_offload="leaf_level") == settings()
     assert settings(layerwise_casting="float8_e4m3fn")["loading"] == {"layerwise_casting": "float8_e4m3fn"}
+
+
+def test_the_facts_of_a_model_are_read_without_the_libraries_that_load_it() -> None:
+    code = (
+        "import sys\n"
+        "from pipeline.operations import real_operations\n"
+        "from tests.pipeline.builders import make_recipe\n"
+        "real_operations().facts(make_recipe(model='mini-dit', captioner='mini-vlm'))\n"
+        "print(*{'diffusers', 'transformers'} & sys.modules.keys())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

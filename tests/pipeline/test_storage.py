@@ -165,3 +165,26 @@ def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     assert open_store("out/x/") == Store(str(tmp_path.resolve() / "out" / "x"))
     assert storage.normalise("s3://b/x/") == "s3://b/x"
+
+
+def test_a_path_is_told_without_its_links(tmp_path: Path) -> None:
+    (tmp_path / "real" / "below").mkdir(parents=True)
+    (tmp_path / "real" / "f").touch()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real" / "g").symlink_to("f")
+    file, real = str(tmp_path / "real" / "f"), str(tmp_path / "real")
+    for given in ("link/f", "real/g", "link/g", "link/below/../f", "real//f", "real/./f", "link/f/"):
+        assert storage.normalise(f"{tmp_path}/{given}") == file, given
+    assert storage.normalise(f"file://{tmp_path}/link/") == storage.normalise(f"{real}/below/..") == real
+    assert (storage.normalise("/"), storage.normalise("/gone")) == ("/", "/gone")
+    assert storage.normalise("gone") == str(Path.cwd().resolve() / "gone")
+
+
+def test_a_link_beside_a_folder_is_listed_and_one_that_leads_back_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "f").touch()
+    (tmp_path / "a" / "b" / "back").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "beside").symlink_to(tmp_path / "c")
+    names = [Path(entry.uri).relative_to(tmp_path).as_posix() for entry in storage.list_entries(str(tmp_path))]
+    assert names == ["a/beside/f", "c/f"]

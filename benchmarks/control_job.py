@@ -1,0 +1,59 @@
+"""`python -m benchmarks.control_job resume|list RECIPE.json`: what a driver does before a first image, by itself."""
+
+import json
+import resource
+from pathlib import Path
+
+import pyarrow as pa
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def resume(recipe: Path) -> None:
+    """The same command again: list, record, count what is left (`flow.run_edit`), then read it as its tasks do, in one
+    process. Prints the account."""
+    from pipeline.ask import Ask
+    from pipeline.attempts import Attempts
+    from pipeline.flow import GROUP_ROWS
+    from pipeline.ledger import Ledger, open_run
+    from pipeline.manifest import prepare_manifest
+    from pipeline.operations import pixel_settings, real_operations
+    from pipeline.placement import Cluster, plan_placement
+    from pipeline.recipe import load_recipe
+    from pipeline.stages import ReadPending
+    from pipeline.storage import open_store
+
+    checked = load_recipe(recipe)
+    facts, output = real_operations().facts(checked), open_store(checked.output)
+    manifest = prepare_manifest(checked.input, output, checked.template_columns)
+    store, name = open_run(output, pixel_settings(checked, facts), False)
+    Ask(name, manifest.prefix, checked.edits).record(store)
+    Attempts.start(store, checked.max_attempts)
+    ledger = Ledger(store, name)
+    account = ledger.account(manifest, checked.edits)
+    plan = plan_placement(checked, Cluster(2), account.images, 1)
+    read = ReadPending(manifest, ledger, checked, False, plan.block_rows)
+    rows = 0
+    for group in manifest.groups(GROUP_ROWS):
+        rows += sum(len(table) for table in read(pa.table({"buckets": [list(group)]})))
+    print(json.dumps({"asked": account.asked, "edits": account.edits, "failures": account.failures, "read": rows}))
+
+
+@app.command("list")
+def list_input(recipe: Path) -> None:
+    """List a recipe's input into a manifest below its output. Prints its rows, and the most memory that this process
+    held, MiB."""
+    from pipeline.manifest import prepare_manifest
+    from pipeline.recipe import load_recipe
+    from pipeline.storage import open_store
+
+    checked = load_recipe(recipe)
+    manifest = prepare_manifest(checked.input, open_store(checked.output))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(json.dumps({"rows": manifest.total, "peak_mib": peak}))
+
+
+if __name__ == "__main__":
+    app()
