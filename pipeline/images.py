@@ -3,14 +3,18 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from pipeline.identity import bucket_of, parse_image_key
 from pipeline.retrying import room_on
-from pipeline.storage import Store, is_s3, list_entries, stream_folders
+from pipeline.storage import Store, in_threads, is_s3, list_entries, stream_folders
+
+_FOLDERS = 512
+"""That one thread lists at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,9 @@ def stored_images(store: Store) -> Iterator[ImagesOf]:
         def images_of(bucket: str, named: Collection[str]) -> list[StoredImage]:
             names = _names_file(Path(spool), bucket)
             spooled = names.read_bytes().split(b"\n")[:-1] if names.exists() else []
-            samples = {*named, *map(os.fsdecode, spooled)}
-            return [image for sample in sorted(samples) for image in _below(store, f"images/{sample}")]
+            samples = sorted({*named, *map(os.fsdecode, spooled)})
+            parts = [samples[start : start + _FOLDERS] for start in range(0, len(samples), _FOLDERS)]
+            return [image for part in in_threads(partial(_of_samples, store), parts) for image in part]
 
         yield images_of
 
@@ -62,6 +67,10 @@ def _spool_samples(store: Store, spool: Path) -> None:
             if bucket not in files:
                 files[bucket] = stack.enter_context(open(_names_file(spool, bucket), "wb"))
             files[bucket].write(os.fsencode(sample) + b"\n")
+
+
+def _of_samples(store: Store, samples: Sequence[str]) -> list[StoredImage]:
+    return [image for sample in samples for image in _below(store, f"images/{sample}")]
 
 
 def _names_file(spool: Path, bucket: str) -> Path:

@@ -105,7 +105,8 @@ def normalise(uri: str, real_folder: Callable[[str], str] = os.path.realpath) ->
     path = uri.removeprefix("file://")
     if not path.startswith("/"):
         path = os.path.join(os.getcwd(), os.path.expanduser(path))
-    folder, _, name = (path.rstrip("/") or "/").rpartition("/")
+    path = path.rstrip("/") or "/"  # with a slash behind it, a link is taken for what it leads to
+    folder, _, name = path.rpartition("/")
     if name in ("", ".", "..") or os.path.islink(path):
         return os.path.realpath(path)
     return os.path.join(real_folder(folder or "/"), name)
