@@ -3,6 +3,7 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -77,7 +78,9 @@ def view_of(job: Job) -> tuple[list[Row], list[Row]]:
 
 def well_used_job(root: str, images: int = 4) -> Job:
     """Many parts; repeats with other pixels; failures that were tried again, one of them mended."""
-    job = start_job(root, images)
+    # Sample ids are hashes: of two in one bucket less is merged, in fewer moments.
+    jobs = (start_job(f"{root}/{place}", images) for place in count())
+    job = next(job for job in jobs if len(job.manifest.rows) == images)
     for sample in job.samples[:-2]:
         job.write([sample], shade=1)
         job.write([sample], shade=2)
