@@ -117,15 +117,21 @@ def run_rival(folder: Path, name: str, images: Path, strengths: Sequence[float],
     return run_module(folder, [f"benchmarks.rivals.{name}", *options, "--", str(images), str(output), *levels])
 
 
+def process_environment(folder: Path) -> dict[str, str]:
+    """What all processes of a run below `folder` have in their environment; nodes that are there before it too."""
+    return {clock.FOLDER: str((folder / "clock").absolute()), **_ALIKE}
+
+
 def run_module(folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
     """`python -m` of a module with its arguments; raises RuntimeError with the end of what it told when it fails."""
-    times = folder / "clock"
+    environment = {**process_environment(folder), **(environment or {})}
+    times = Path(environment[clock.FOLDER])
     shutil.rmtree(times, ignore_errors=True)
     times.mkdir(parents=True)
     started, stop = time.time(), threading.Event()
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
-        env={**os.environ, clock.FOLDER: str(times), **_ALIKE, **(environment or {})},
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

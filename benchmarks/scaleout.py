@@ -1,9 +1,11 @@
 """Whether two and four workers do two and four times as much: a stub that sleeps, on logical CPUs, and on two nodes."""
 
+import os
 from pathlib import Path
+from unittest.mock import patch
 
 from benchmarks.figure import Figure, Figures
-from benchmarks.runs import Run, blots, edits, run_pipeline
+from benchmarks.runs import Run, blots, edits, process_environment, run_pipeline
 from benchmarks.sizes import Sizes
 
 _CPUS = 8
@@ -44,11 +46,13 @@ def _on_nodes(folder: Path, sizes: Sizes) -> tuple[Run, Run]:
 
     runs = []
     for count in (1, 2):
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        try:
-            for _ in range(count):
-                cluster.add_node(num_cpus=2)
-            runs.append(_run(folder, sizes, count, environment={"RAY_ADDRESS": cluster.address}))
-        finally:
-            cluster.shutdown()
+        # Nodes give their workers the environment that they began with.
+        with patch.dict(os.environ, process_environment(folder)):
+            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+            try:
+                for _ in range(count):
+                    cluster.add_node(num_cpus=2)
+                runs.append(_run(folder, sizes, count, environment={"RAY_ADDRESS": cluster.address}))
+            finally:
+                cluster.shutdown()
     return runs[0], runs[1]
