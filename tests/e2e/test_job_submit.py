@@ -112,7 +112,7 @@ def test_the_log_comes_whole_and_the_exit_code_is_the_commands(server: JobServer
 @pytest.mark.usefixtures("token")
 def test_ctrl_c_leaves_the_job_and_the_same_command_follows_it(server: JobServer, tmp_path: Path) -> None:
     client, recipe = connect(server.address), recipe_in(tmp_path)
-    running = submission_of(recipe, "echo at work; exec sleep 300")
+    running = submission_of(recipe, "echo at work; exec sleep 1200")
     send(client, running)
     line = [sys.executable, "-m", "jobs.submit", recipe, "--address", server.address]
 
@@ -126,7 +126,7 @@ def test_ctrl_c_leaves_the_job_and_the_same_command_follows_it(server: JobServer
 
     first = submit()
     first.send_signal(signal.SIGINT)
-    told = first.communicate(timeout=60)[1]
+    told = first.communicate(timeout=240)[1]
     assert first.returncode == 130
     assert f"job {running.submission_id} does this already" in told
     assert f"goes on; the same command follows it, and this stops it: ray job stop {running.submission_id}" in told
@@ -137,7 +137,7 @@ def test_ctrl_c_leaves_the_job_and_the_same_command_follows_it(server: JobServer
 
     second = submit()
     assert server.job("stop", running.submission_id).returncode == 0
-    assert "stopped, exit code 143" in second.communicate(timeout=60)[1]
+    assert "stopped, exit code 143" in second.communicate(timeout=240)[1]
     assert second.returncode == 143
 
 
