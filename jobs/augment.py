@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.edit import show_stop, show_summary
+from jobs.edit import show_summary
+from jobs.ending import ending_in_order
 from jobs.plan import find_cluster
 from jobs.refusal import refuse
-from jobs.stopping import stopping
 from pipeline.recipe import Recipe, RecipeError, load_recipe
 
 if TYPE_CHECKING:
@@ -75,16 +75,9 @@ def run(
     """Augment by a checked recipe, by default with the operations of `eim_ops`; ends by typer.Exit where the exit code
     is not 0."""
     # Ray and the rest take seconds to import: a wrong recipe is told before.
-    import ray
-
     from pipeline.augment import Job
     from pipeline.augment import augment as augment_by
-    from pipeline.flow import Interrupted
-    from pipeline.ledger import FingerprintError
-    from pipeline.loading import ModelError
     from pipeline.operations import real_operations
-    from pipeline.placement import PlacementError
-    from pipeline.retrying import StorageError
 
     job = Job(
         recipe=recipe,
@@ -96,15 +89,8 @@ def run(
         retry_failed=retry_failed,
         address=address,
     )
-    with stopping() as stop:
-        try:
-            told = augment_by(job)
-        except (RecipeError, FingerprintError, PlacementError, StorageError, PermissionError, ModelError) as error:
-            refuse(error)
-        except KeyboardInterrupt as interrupt:
-            show_stop(interrupt if isinstance(interrupt, Interrupted) else None)
-            ray.shutdown()
-            raise typer.Exit(stop.exit_code) from None
+    with ending_in_order():
+        told = augment_by(job)
     if as_json:
         print(json.dumps(dataclasses.asdict(told)))
     show_augmentation(told, recipe, Console(stderr=as_json, highlight=False))

@@ -2,19 +2,18 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from jobs.ending import ending_in_order
 from jobs.refusal import refuse
-from jobs.stopping import stopping
 from pipeline.recipe import Recipe, RecipeError, load_recipe
 
 if TYPE_CHECKING:
-    from pipeline.flow import Interrupted, Summary
+    from pipeline.flow import Summary
     from pipeline.operations import Operations
 
 
@@ -45,40 +44,17 @@ def run(
     """Run a checked recipe, by default with the operations of `eim_ops`; ends by typer.Exit where the exit code is not
     0."""
     # Ray and the rest take seconds to import: a wrong recipe is told before.
-    import ray
-
-    from pipeline.flow import Interrupted, run_edit
-    from pipeline.ledger import FingerprintError
-    from pipeline.loading import ModelError
+    from pipeline.flow import run_edit
     from pipeline.operations import real_operations
-    from pipeline.placement import PlacementError
-    from pipeline.retrying import StorageError
 
-    with stopping() as stop:
-        try:
-            models = operations or real_operations()
-            summary = run_edit(recipe, models, new_run=new_run, retry_failed=retry_failed, address=address)
-        except (RecipeError, FingerprintError, PlacementError, StorageError, PermissionError, ModelError) as error:
-            refuse(error)
-        except KeyboardInterrupt as interrupt:
-            # First the word: `ray job stop` gives three seconds.
-            show_stop(interrupt if isinstance(interrupt, Interrupted) else None)
-            ray.shutdown()
-            raise typer.Exit(stop.exit_code) from None
+    with ending_in_order():
+        models = operations or real_operations()
+        summary = run_edit(recipe, models, new_run=new_run, retry_failed=retry_failed, address=address)
     if as_json:
         print(json.dumps(dataclasses.asdict(summary)))
     show_summary(summary, Console(stderr=as_json, highlight=False))
     if summary.problem:
         raise typer.Exit(1)
-
-
-def show_stop(interrupted: "Interrupted | None") -> None:
-    """What was done before a signal, and how it goes on."""
-    done = "nothing was made yet"
-    if interrupted is not None:
-        counts = interrupted.counts
-        done = f"{counts.edits} edits and {counts.failures} failures of this run are written"
-    print(f"stopped: {done}; the same command goes on from there", file=sys.stderr, flush=True)
 
 
 def show_summary(summary: "Summary", console: Console) -> None:
