@@ -14,24 +14,15 @@ app = typer.Typer()
 def resume(recipe: Path) -> None:
     """The same command again: list, record, count what is left (`flow.run_edit`), then read it as its tasks do, in one
     process. Prints the account."""
-    from pipeline.ask import Ask
-    from pipeline.attempts import Attempts
-    from pipeline.flow import GROUP_ROWS
-    from pipeline.ledger import Ledger, open_run
-    from pipeline.manifest import prepare_manifest
-    from pipeline.operations import pixel_settings, real_operations
+    from pipeline.flow import GROUP_ROWS, open_edit_run
+    from pipeline.operations import real_operations
     from pipeline.placement import Cluster, plan_placement
     from pipeline.recipe import load_recipe
     from pipeline.stages import ReadPending
-    from pipeline.storage import open_store
 
     checked = load_recipe(recipe)
-    facts, output = real_operations().facts(checked), open_store(checked.output)
-    manifest = prepare_manifest(checked.input, output, checked.template_columns)
-    store, name = open_run(output, pixel_settings(checked, facts), False)
-    Ask(name, manifest.prefix, checked.edits).record(store)
-    Attempts.start(store, checked.max_attempts)
-    ledger = Ledger(store, name)
+    run = open_edit_run(checked, real_operations())
+    manifest, ledger = run.manifest, run.ledger
     account = ledger.account(manifest, checked.edits)
     plan = plan_placement(checked, Cluster(2), account.images, 1)
     read = ReadPending(manifest, ledger, checked, False, plan.block_rows)

@@ -74,7 +74,9 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class _Run:
+class EditRun:
+    """A run whose listing, settings and ask storage has, before anything is made."""
+
     recipe: Recipe
     operations: Operations
     facts: ModelFacts
@@ -83,6 +85,11 @@ class _Run:
     retry_failed: bool
     attempts: Attempts
     partition: str | None
+
+    @property
+    def fit(self) -> Fit:
+        """How its images are brought to the model's sizes."""
+        return Fit(self.facts.sizes, self.recipe.output_size)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -113,13 +120,10 @@ def run_edit(
     """
     started = time.monotonic()
     metrics.untold()  # of what this process did before
-    facts = operations.facts(recipe)
-    output = open_store(recipe.output)
-    manifest = listing or prepare_manifest(recipe.input, output, recipe.template_columns)
-    store, name = open_run(output, pixel_settings(recipe, facts), new_run)
-    Ask(name, manifest.prefix, recipe.edits).record(store)
-    attempts = Attempts.start(store, recipe.max_attempts, anew=retry_failed)
-    run = _Run(recipe, operations, facts, manifest, Ledger(store, name), retry_failed, attempts, partition)
+    run = open_edit_run(
+        recipe, operations, new_run=new_run, retry_failed=retry_failed, listing=listing, partition=partition
+    )
+    manifest, attempts, name = run.manifest, run.attempts, run.ledger.fingerprint or ""
     before = run.ledger.account(manifest, recipe.edits, retry_failed)
     counts, problem = Counts(), None
     uses: Mapping[str, StageUse] = {}
@@ -153,14 +157,32 @@ def run_edit(
     return _summary(run, after, counts, uses, problem, time.monotonic() - started)
 
 
-def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
+def open_edit_run(
+    recipe: Recipe,
+    operations: Operations,
+    *,
+    new_run: bool = False,
+    retry_failed: bool = False,
+    listing: Manifest | None = None,
+    partition: str | None = None,
+) -> EditRun:
+    """List the input and record what is asked; arguments and errors as of `run_edit`."""
+    facts = operations.facts(recipe)
+    output = open_store(recipe.output)
+    manifest = listing or prepare_manifest(recipe.input, output, recipe.template_columns)
+    store, name = open_run(output, pixel_settings(recipe, facts), new_run)
+    Ask(name, manifest.prefix, recipe.edits).record(store)
+    attempts = Attempts.start(store, recipe.max_attempts, anew=retry_failed)
+    return EditRun(recipe, operations, facts, manifest, Ledger(store, name), retry_failed, attempts, partition)
+
+
+def _stream(run: EditRun, plan: Plan, progress: Progress, before: Account) -> None:
     """The graph: read what is left, load, caption, edit, score, commit."""
     configure_data().execution_no_progress_timeout_s = plan.no_progress_seconds
     recipe, attempts = run.recipe, run.attempts
     again = retries(max(plan.block_rows, recipe.batch), recipe.max_attempts)
     task = {"num_cpus": plan.task_cpus, "max_retries": again}
     models, name = run.facts, run.ledger.fingerprint or ""
-    fit = Fit(models.sizes, recipe.output_size)
     captioner = captioner_name(recipe.captioner)
     revisions = (models.model_revision, captioner, models.captioner_revision)
     facts = RunFacts(name, recipe.model, *revisions, run.partition)
@@ -179,7 +201,7 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
         ray.data.from_items(groups, override_num_blocks=len(groups))
         .map_batches(read, batch_size=1, batch_format="pyarrow", **{**task, "max_retries": RETRIES})
         .repartition(target_num_rows_per_block=plan.block_rows, strict=True)
-        .map_batches(LoadRows(fit, recipe.seed, progress, attempts), **whole_blocks)
+        .map_batches(LoadRows(run.fit, recipe.seed, progress, attempts), **whole_blocks)
     )
     for stage, pool in plan.pools.items():
         unit = captioned if stage == "caption" else plan.unit_rows
@@ -188,7 +210,7 @@ def _stream(run: _Run, plan: Plan, progress: Progress, before: Account) -> None:
     scored.write_datasink(sink, ray_remote_args=task)
 
 
-def _share_directions(run: _Run, plan: Plan, progress: Progress) -> SharedDirections | None:
+def _share_directions(run: EditRun, plan: Plan, progress: Progress) -> SharedDirections | None:
     """The run's shared directions, of which those that storage lacks are identified over a sample; None: own ones."""
     recipe, attempts = run.recipe, run.attempts
     if recipe.direction == "own":
@@ -201,7 +223,7 @@ def _share_directions(run: _Run, plan: Plan, progress: Progress) -> SharedDirect
     rows = sample_rows(run.manifest, recipe.direction_images, missing)
     again = retries(max(len(rows), recipe.batch), recipe.max_attempts)
     arguments = {"operations": run.operations, "recipe": recipe, "progress": progress, "attempts": attempts}
-    load = LoadRows(Fit(run.facts.sizes, recipe.output_size), recipe.seed, progress, attempts)
+    load = LoadRows(run.fit, recipe.seed, progress, attempts)
     sample = (
         ray.data.from_arrow(table_of_work(rows))
         .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=plan.task_cpus, max_retries=again)
@@ -215,11 +237,11 @@ def _share_directions(run: _Run, plan: Plan, progress: Progress) -> SharedDirect
     return SharedDirections.read(run.ledger.store, list(wanted))
 
 
-def _caption_cache(run: _Run) -> CaptionCache:
+def _caption_cache(run: EditRun) -> CaptionCache:
     """Below the output, so that runs beside each other share it, or where the recipe says."""
     place = run.recipe.caption_cache
     store = open_store(run.recipe.output).below("captions") if place is None else open_store(place)
-    settings = {**caption_settings(run.recipe, run.facts), **Fit(run.facts.sizes, run.recipe.output_size).settings()}
+    settings = {**caption_settings(run.recipe, run.facts), **run.fit.settings()}
     return CaptionCache(store, fingerprint(settings)[:16])
 
 
@@ -249,7 +271,7 @@ def _own_words(error: BaseException) -> str:
 
 
 def _summary(
-    run: _Run, after: Account, counts: Counts, uses: Mapping[str, StageUse], problem: str | None, seconds: float
+    run: EditRun, after: Account, counts: Counts, uses: Mapping[str, StageUse], problem: str | None, seconds: float
 ) -> Summary:
     limit = run.recipe.max_failure_fraction
     borne = counts.borne + metrics.untold()  # the workers' and the driver's
