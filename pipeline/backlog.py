@@ -64,13 +64,12 @@ class Backlog:
 
     def left(self, bucket: str) -> Left:
         """What is left of a bucket; what its rows ask is the same at every call."""
-        asked = asked_keys(self.listing.table(bucket, LISTING), self.edits)
-        return Left(asked, np.flatnonzero(self.ledger.held(bucket, asked).left(self.retry_failed)))
+        return self._left_of(bucket, self._asked(bucket))
 
     def rows(self, bucket: str, keys: np.ndarray | None = None) -> Iterator[Row]:
         """Rows that ask for these keys of a bucket alone, as a listing has them; None: for all that is left."""
-        asked = asked_keys(self.listing.table(bucket, LISTING), self.edits)
-        chosen = Left(asked, keys) if keys is not None else self.left(bucket)
+        asked = self._asked(bucket)
+        chosen = Left(asked, keys) if keys is not None else self._left_of(bucket, asked)
         rows, starts = np.unique(chosen.row, return_index=True)
         its_edits = np.split(chosen.edit, starts[1:])
         wholes = _wholes(asked)
@@ -82,6 +81,12 @@ class Backlog:
                     texts[name] = _as_json([asked.edits[edit] for edit in name])
                 row["edits"] = texts[name] or row["edits"]
             yield row
+
+    def _asked(self, bucket: str) -> AskedKeys:
+        return asked_keys(self.listing.table(bucket, LISTING), self.edits)
+
+    def _left_of(self, bucket: str, asked: AskedKeys) -> Left:
+        return Left(asked, np.flatnonzero(self.ledger.held(bucket, asked).left(self.retry_failed)))
 
 
 def _wholes(asked: AskedKeys) -> np.ndarray:

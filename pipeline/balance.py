@@ -25,8 +25,7 @@ OTHER: Value = ("", "")
 """What edits bring that bring no balanced value."""
 Values = tuple[Value, ...]
 
-_EDITS = ("sample_id", "edit_id", "fingerprint", "image_sha256", "attribute", "target", "strength", "source_prompt")
-_FAILURES = ("sample_id", "edit_id", "fingerprint", "attempts", "stage", "error_type", "message")
+_COUNTED = ("attribute", "target", "strength", "source_prompt")
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,10 @@ def counted(ledger: Ledger, buckets: Iterable[str], balance: Balance, sources: b
     """How often each value is there, bucket by bucket; with `sources`, also in the prompts of the sources edited."""
     counts: Counter[Value] = Counter()
     for bucket in buckets:
-        view = Ledger(ledger.store).raw(bucket, _EDITS, _FAILURES).views().get(ledger.fingerprint or "")
-        if view is not None:
-            counts += _of_edits(view.edits, balance)
-            if sources:
-                counts += _of_sources(view.edits, balance)
+        edits = ledger.bucket(bucket, _COUNTED).edits
+        counts += _of_edits(edits, balance)
+        if sources:
+            counts += _of_sources(edits, balance)
     return counts
 
 

@@ -151,10 +151,10 @@ class Ledger:
         edits = self._raw("edits", "", EDITS, EDITS.names)
         return _view(edits, self._raw("failures", "", FAILURES, FAILURES.names))
 
-    def bucket(self, bucket: str) -> View:
-        """The view of one bucket, with the columns that resume needs."""
+    def bucket(self, bucket: str, more: Sequence[str] = ()) -> View:
+        """The view of one bucket, with the columns that resume needs, and of its edits `more`."""
         columns = [*_KEY, "fingerprint"]
-        edits = self._raw("edits", f"/bucket={bucket}", EDITS, [*columns, "image_sha256"])
+        edits = self._raw("edits", f"/bucket={bucket}", EDITS, [*columns, "image_sha256", *more])
         errors = [*columns, "attempts", "stage", "error_type", "message"]
         return _view(edits, self._raw("failures", f"/bucket={bucket}", FAILURES, errors))
 
