@@ -25,9 +25,8 @@ class Flux2Backbone(PipelineBackbone):
         return "embedded" if config("transformer")["guidance_embeds"] else "none"
 
     def _token_counts(self, prompt: str) -> Sequence[tuple[int, int]]:
-        from diffusers.pipelines.flux2.pipeline_flux2 import (
-            format_input,
-        )  # seconds, which other families should not pay
+        # Seconds, which other families should not pay.
+        from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
         messages = format_input([prompt], self.pipeline.system_message)
         ids = self.pipeline.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]

@@ -1,8 +1,6 @@
 """Scheduled augmentations on a local Ray with fake operations: budgets, deaths, overlaps, balance; each verified."""
 
 import os
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from pipeline.storage import in_threads, open_store
 from pipeline.verify import verify_output
 from tests.conftest import PngMaker
 from tests.fakes import fake_operations
-from tests.faults.driver import start_driver
+from tests.faults.driver import kill_after_first_part, start_driver
 
 SMILES = [{"attribute": "smile", "target": target, "strengths": [1]} for target in ("broad", "frown")]
 TWO_CPUS = Cluster(2)
@@ -119,13 +117,7 @@ def test_a_killed_driver_is_completed_and_its_budget_is_spent_once(tmp_path: Pat
     recipe.write_text(yaml.safe_dump(recipe_of(root, budget)))
     output = open_store(f"{root}/out")
     driver = start_driver(recipe, 0.1, date="2030-01-01")
-    deadline = time.monotonic() + 120
-    while not output.keys("edits"):
-        assert driver.poll() is None, driver.communicate()[1]
-        assert time.monotonic() < deadline, "no part was written in two minutes"
-        time.sleep(0.3)
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
+    kill_after_first_part(driver, output)
     put_images(root, range(40, 42), png)
     assert 0 < len(Ledger(output).read().edits) < 60
     told = run(root, "2030-01-01", budget)

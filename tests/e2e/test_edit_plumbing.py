@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from pipeline.storage import in_threads, open_store, read
 from pipeline.verify import verify_output
 from tests.conftest import PngMaker
 from tests.fakes import fake_operations
-from tests.faults.driver import start_driver
+from tests.faults.driver import kill_after_first_part, start_driver
 
 EDITS = [
     {"attribute": "smile", "target": "broad smile", "strengths": [-1, 1]},
@@ -119,13 +117,7 @@ def test_a_killed_driver_is_completed_by_the_same_command(root: str, png: PngMak
     output = open_store(f"{root}/out")
 
     first = start_driver(recipe, 0.1)
-    deadline = time.monotonic() + 120
-    while not output.keys("edits"):
-        assert first.poll() is None, first.communicate()[1]
-        assert time.monotonic() < deadline, "no part was written in two minutes"
-        time.sleep(0.3)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    kill_after_first_part(first, output)
     done = len(Ledger(output).read().edits)
     assert 0 < done < 192
 

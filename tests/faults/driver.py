@@ -1,11 +1,14 @@
 """Drivers of fake edit jobs, as processes that scenarios stop and kill."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline.storage import Store
 from tests import REPOSITORY
 
 
@@ -35,3 +38,14 @@ def start_driver(
         text=True,
         start_new_session=True,
     )
+
+
+def kill_after_first_part(driver: subprocess.Popen[str], output: Store) -> None:
+    """SIGKILL a driver as soon as `output` has a part of edits. Raises AssertionError where none comes."""
+    deadline = time.monotonic() + 120
+    while not output.keys("edits"):
+        assert driver.poll() is None, driver.communicate()[1]
+        assert time.monotonic() < deadline, "no part was written in two minutes"
+        time.sleep(0.3)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
