@@ -40,8 +40,8 @@ def _load() -> None:
 
     real = stages.decode_image
 
-    def decode(data: bytes, size: int) -> Any:
-        image = real(data, size)
+    def decode(data: bytes) -> Any:
+        image = real(data)
         if _white(image):
             die()
         return image
