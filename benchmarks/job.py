@@ -1,4 +1,4 @@
-"""`python -m benchmarks.job RECIPE.json`: one `eim edit` in a process of its own, with a clock around its parts.
+"""`python -m benchmarks.job RECIPE.json`: one `eim edit` or `eim sweep` in a process of its own, its parts clocked.
 
 It is the command's own code (`pipeline.flow.run_edit`) with the factories of its models wrapped: they note when a model
 is loaded, and, with `--together`, no actor begins before all have theirs. So a warm rate counts no load, and nothing is
@@ -64,9 +64,10 @@ def main(
     clock.note("driver-starts")
     import ray
 
-    from pipeline.cluster import connect
+    from pipeline.cluster import cluster_resources, connect
     from pipeline.flow import run_edit
     from pipeline.operations import real_operations
+    from pipeline.placement import plan_placement
     from pipeline.recipe import load_recipe
 
     clock.note("imported")
@@ -77,7 +78,8 @@ def main(
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     clock.note("connected")
     operations = real_operations() if stub is None else _stubs(stub)
-    actors = (checked.pools.caption.size or 1) + (checked.pools.edit.size or 1) if together else 0
+    plan = plan_placement(checked, cluster_resources(), 1, 1)
+    actors = plan.caption.size + plan.edit.size if together else 0
     operations = dataclasses.replace(
         operations,
         make_captioner=Clocked(operations.make_captioner, "captioner", actors),

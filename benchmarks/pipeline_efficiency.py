@@ -3,19 +3,20 @@
 from pathlib import Path
 
 from benchmarks.figure import Figure, Figures
-from benchmarks.runs import edits, faces, run_pipeline, run_rival
+from benchmarks.runs import TARGETS, faces, run_pipeline, run_rival
 from benchmarks.sizes import Sizes
 
-_STRENGTHS = (1.0,)
+_STRENGTHS = (0.5, 1.0)
 
 
 def measure(folder: Path, sizes: Sizes) -> Figures:
-    """Edits a second of a whole job over those of `rivals/plain_loop.py`, both from when the models are loaded."""
+    """Edits a second of a whole sweep over those of `rivals/plain_loop.py`, both from when the models are loaded."""
     images = faces(folder, sizes.efficiency_faces)
-    ours = run_pipeline(folder, "eim", images, edits(1, _STRENGTHS), "--together")
+    sweep = {"attributes": {"smile": TARGETS["smile"]}, "strengths": list(_STRENGTHS)}
+    ours = run_pipeline(folder, "eim", images, None, "--together", sweep=sweep)
     loop = run_rival(folder, "plain_loop", images, _STRENGTHS)
     made = sizes.efficiency_faces * len(_STRENGTHS)
-    how = f"{sizes.efficiency_faces} faces, 1 attribute, {len(_STRENGTHS)} strength(s); loop seconds / pipeline seconds"
+    how = f"{sizes.efficiency_faces} faces, 1 attribute, {len(_STRENGTHS)} strengths; loop seconds / pipeline seconds"
     parts = {
         "pipeline_edits_per_s": made / ours.warm,
         "loop_edits_per_s": made / loop.warm,

@@ -91,15 +91,15 @@ def edits(attributes: int, strengths: Sequence[float]) -> list[dict[str, Any]]:
 
 
 def run_pipeline(
-    folder: Path, name: str, images: Path, asked: Sequence[dict[str, Any]], *options: str,
+    folder: Path, name: str, images: Path, asked: Sequence[dict[str, Any]] | None, *options: str,
     environment: dict[str, str] | None = None, **settings: Any,
 ) -> Run:  # fmt: skip
-    """`benchmarks.job` on a fresh output below `folder`."""
+    """`benchmarks.job` on a fresh output below `folder`; asked: its edits; None: `settings` have a sweep."""
     output = folder / name
     shutil.rmtree(output, ignore_errors=True)
     recipe = {
         "input": {"path": str(images)}, "output": str(output), "model": "mini-dit", "captioner": "mini-vlm",
-        "edits": list(asked), **settings,
+        **({} if asked is None else {"edits": list(asked)}), **settings,
     }  # fmt: skip
     path = folder / f"{name}.recipe.json"
     path.write_text(json.dumps(recipe))

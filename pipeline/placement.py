@@ -15,6 +15,10 @@ _TASK_SHARE = 0.25
 """Of all CPUs, kept for tasks where there are many."""
 _POOL_CPUS = 1.0
 """What an actor reserves where CPUs abound; on small machines a fraction."""
+_CPU_ACTORS, _BATCHES_OF_CPU_ACTOR = 4, 2
+"""Of editing pools without GPUs, at most, since each actor holds the model; and the batches that each is to have at
+least. Threads of one actor wait for each other at every layer, and for whatever else the cores do; actors do not
+(docs/scale.md)."""
 _MIN_BLOCK_ROWS, _MAX_BLOCK_ROWS = 16, 64
 _BLOCK_EDITS = 256
 _BLOCKS = 8
@@ -74,7 +78,9 @@ def plan_placement(recipe: Recipe, cluster: Cluster, images: int, edits_per_imag
     gpus = 0.0 if recipe.device == "cpu" else cluster.gpus
     if recipe.device == "cuda" and gpus <= 0:
         raise PlacementError("device: given 'cuda', but the cluster has no GPU; choose auto or cpu")
-    sizes = _sizes(recipe, gpus, edits_per_image)
+    an_actors = _MAX_BUCKETED_ROWS if recipe.aspect_buckets else _BATCHES_OF_CPU_ACTOR * recipe.batch
+    seats = int(gpus) if gpus > 0 else min(int(cluster.cpus), _CPU_ACTORS, images // an_actors)
+    sizes = _sizes(recipe, gpus, seats, edits_per_image)
     shares = _gpu_shares(recipe, gpus, sizes)
     _check_engine(recipe, shares["caption"])
     pool_cpus, task_cpus = _cpu_shares(cluster.cpus, sizes)
@@ -110,15 +116,15 @@ def _pool(size: int, num_cpus: float, num_gpus: float, threads: int) -> PoolPlan
     return PoolPlan(size, num_cpus, num_gpus, threads, "cuda" if num_gpus > 0 else "cpu")
 
 
-def _sizes(recipe: Recipe, gpus: float, edits_per_image: int) -> dict[str, int]:
-    """Actors of each pool: as the recipe says, else one for each GPU with a quarter of them captioning; the editing
-    pools of a split placement share theirs out by the work that they have."""
+def _sizes(recipe: Recipe, gpus: float, seats: int, edits_per_image: int) -> dict[str, int]:
+    """Actors of each pool: as the recipe says, else one for each seat, and of GPUs a quarter of them captioning; the
+    editing pools of a split placement share theirs out by the work that they have."""
     models = 0 if _needs_no_gpu(recipe) else int(gpus) // 4
     given = {name: getattr(recipe.pools, name).size for name in recipe.pool_names}
     caption = given["caption"] or max(1, models)
     taken = caption if gpus >= 2 and not _needs_no_gpu(recipe) else 0
     editing = [name for name in recipe.pool_names if name != "caption"]
-    free = int(gpus) - taken - sum(given[name] or 0 for name in editing)
+    free = seats - taken - sum(given[name] or 0 for name in editing)
     work = _work(recipe, edits_per_image)
     open_pools = {name: work[name] for name in editing if given[name] is None}
     return {"caption": caption, **{name: given[name] or 0 for name in editing}, **_apportioned(free, open_pools)}

@@ -19,10 +19,20 @@ def test_a_task_always_finds_a_cpu(cpus: int, sizes: tuple[int, int]) -> None:
 
 
 def test_two_cores_hold_both_pools_and_one_task() -> None:
-    made = plan(2)
+    made = plan(2, images=24)
     assert (made.caption.num_cpus, made.edit.num_cpus, made.task_cpus) == (0.5, 0.5, 1.0)
     assert (made.caption.threads, made.edit.threads) == (1, 2)
     assert made.edit.device == "cpu"
+
+
+@pytest.mark.parametrize(("cpus", "images", "actors", "threads"), [
+    (1, 1000, 1, 1), (2, 63, 1, 2), (2, 64, 2, 1), (3, 1000, 3, 1), (16, 96, 3, 5), (16, 1000, 4, 4),
+])  # fmt: skip
+def test_without_gpus_cores_go_to_actors_that_have_batches_enough(
+    cpus: int, images: int, actors: int, threads: int
+) -> None:
+    made = plan(cpus, images=images).edit
+    assert (made.size, made.threads) == (actors, threads)
 
 
 def test_one_gpu_is_shared_and_many_are_given_out_whole() -> None:
@@ -34,7 +44,7 @@ def test_one_gpu_is_shared_and_many_are_given_out_whole() -> None:
 
 def test_gpus_are_left_alone_for_device_cpu() -> None:
     made = plan(8, 4, device="cpu")
-    assert (made.edit.num_gpus, made.edit.device, made.edit.size) == (0, "cpu", 1)
+    assert (made.edit.num_gpus, made.edit.device, made.edit.size) == (0, "cpu", 4)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +128,7 @@ def test_aspect_buckets_take_larger_blocks_and_fill_batches_from_the_whole() -> 
         plan(2, images=10_000, edits_per_image=1, aspect_buckets=True),
     )
     assert (one.block_rows, one.unit_rows) == (64, 16)
-    assert (many.block_rows, many.unit_rows) == (128, 128)
+    assert (many.block_rows, many.unit_rows, many.edit.size) == (128, 128, 2)
     assert plan(2, images=10_000, edits_per_image=8, aspect_buckets=True).unit_rows == 32
     assert plan(2, images=80, edits_per_image=1, aspect_buckets=True).unit_rows == 32
     assert plan(64, 8, images=80, edits_per_image=1, aspect_buckets=True).unit_rows == 16
