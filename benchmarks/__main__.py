@@ -44,6 +44,7 @@ def main(
     for name in only or ():
         if name not in MEASUREMENTS:
             raise typer.BadParameter(f"{name!r}; known: {', '.join(MEASUREMENTS)}", param_hint="--only")
+    out = out.absolute()  # the S3 server's processes have their own folder
     out.mkdir(parents=True, exist_ok=True)
     figures: Figures = {}
     for name, measure in MEASUREMENTS.items():

@@ -15,7 +15,7 @@ class Sizes:
     single_runs: int = 4
     growth: tuple[int, int, int] = (100, 1_000, 10_000)
     growth_seconds: float = 0.001
-    scaleout_images: int = 128
+    scaleout_images: int = 512
     scaleout_seconds: float = 0.2
     control_rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     listing_keys: tuple[int, int] = (10_000, 100_000)
