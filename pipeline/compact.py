@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +17,8 @@ import pyarrow.compute as pc
 from pipeline.attempts import forget_stale
 from pipeline.identity import image_key, part_key
 from pipeline.images import ImagesOf, StoredImage, stored_images
-from pipeline.ledger import Key, Ledger, Raw, View, buckets_of, keys_of
+from pipeline.ledger import Key, Ledger, Raw, View, buckets_of, keys_of, rows_of
+from pipeline.processes import in_processes
 from pipeline.runs import OutputError, Run, find_runs
 from pipeline.schema import EDITS, FAILURES, SCHEMA_VERSION
 from pipeline.storage import Store, in_threads
@@ -83,11 +85,11 @@ def compact_output(uri: str, orphan_age: timedelta | None = None) -> list[RunCom
 def _compact_run(run: Run, orphans_before: float | None) -> Compaction:
     forget_stale(run.store)
     with stored_images(run.store) as images_of:
-        buckets = (_compact_bucket(run, bucket, images_of, orphans_before) for bucket in buckets_of(run))
-        return sum(buckets, Compaction())
+        compact = partial(_compact_bucket, run, images_of, orphans_before)
+        return sum(in_processes(compact, buckets_of(run), rows_of(run)), Compaction())
 
 
-def _compact_bucket(run: Run, bucket: str, images_of: ImagesOf, orphans_before: float | None) -> Compaction:
+def _compact_bucket(run: Run, images_of: ImagesOf, orphans_before: float | None, bucket: str) -> Compaction:
     store = run.store
     raw = Ledger(store).raw(bucket)
     _refuse_newer(raw, f"{store.root}, bucket {bucket}")

@@ -12,12 +12,8 @@ _SHORT = 16
 
 def _digest(parts: Iterable[str]) -> str:
     """sha256 of length-prefixed texts: no two different lists of texts give the same input."""
-    hasher = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode()
-        hasher.update(len(encoded).to_bytes(8, "big"))
-        hasher.update(encoded)
-    return hasher.hexdigest()
+    encoded = [part.encode() for part in parts]
+    return sha256_bytes(b"".join([piece for text in encoded for piece in (len(text).to_bytes(8, "big"), text)]))
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,31 +32,38 @@ class StoredImage:
     """Seconds since 1970, by the store's clock."""
 
 
-ImagesOf = Callable[[str, Collection[str]], list[StoredImage]]
-"""A bucket, and the samples that its rows name -> its images, listed now. On a disk, samples that have come since
-`stored_images` began are seen where rows name them."""
+@dataclass(frozen=True)
+class ImagesOf:
+    """The images of a run, asked for by bucket.
+
+    A disk lists a folder as a whole, so the names of all samples went once into `spool`, a file for each bucket; None:
+    the store lists by prefix.
+    """
+
+    store: Store
+    spool: Path | None
+
+    def __call__(self, bucket: str, named: Collection[str]) -> list[StoredImage]:
+        """The images of a bucket, listed now; `named`: the samples that its rows name. On a disk, samples that have
+        come since `stored_images` began are seen where rows name them."""
+        if self.spool is None:
+            return list(_below(self.store, "images", bucket))
+        names = _names_file(self.spool, bucket)
+        spooled = names.read_bytes().split(b"\n")[:-1] if names.exists() else []
+        samples = sorted({*named, *map(os.fsdecode, spooled)})
+        parts = [samples[start : start + _FOLDERS] for start in range(0, len(samples), _FOLDERS)]
+        return [image for part in in_threads(partial(_of_samples, self.store), parts) for image in part]
 
 
 @contextlib.contextmanager
 def stored_images(store: Store) -> Iterator[ImagesOf]:
-    """The images of a run while the block lasts; what bears no image's name is left out.
-
-    A disk lists a folder as a whole, so the names of all samples go through once, into a file for each bucket.
-    """
+    """The images of a run while the block lasts; what bears no image's name is left out."""
     if is_s3(store.root):
-        yield lambda bucket, _: list(_below(store, "images", bucket))
+        yield ImagesOf(store, None)
         return
     with room_on(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="eim-images-") as spool:
         _spool_samples(store, Path(spool))
-
-        def images_of(bucket: str, named: Collection[str]) -> list[StoredImage]:
-            names = _names_file(Path(spool), bucket)
-            spooled = names.read_bytes().split(b"\n")[:-1] if names.exists() else []
-            samples = sorted({*named, *map(os.fsdecode, spooled)})
-            parts = [samples[start : start + _FOLDERS] for start in range(0, len(samples), _FOLDERS)]
-            return [image for part in in_threads(partial(_of_samples, store), parts) for image in part]
-
-        yield images_of
+        yield ImagesOf(store, Path(spool))
 
 
 def _spool_samples(store: Store, spool: Path) -> None:

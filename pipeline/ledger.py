@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.edit_spec import EditSpec
 from pipeline.estimate import Workload
 from pipeline.identity import canonical_json, fingerprint
 from pipeline.manifest import Manifest, all_manifests
+from pipeline.processes import in_processes
 from pipeline.retrying import settled
 from pipeline.runs import Run, new_run_prefix
 from pipeline.schema import EDITS, FAILURES
@@ -22,6 +24,8 @@ from pipeline.storage import Store, in_threads
 
 _KEY = ["sample_id", "edit_id"]
 _BUCKET = "bucket="
+_BUCKETS = 32
+"""That are accounted for at a time, by a few threads: a store's answers are waited for together."""
 Key = tuple[str, str]
 
 
@@ -183,14 +187,28 @@ class Ledger:
         With `retry_failed`, failures count as left.
         """
 
-        def count(bucket: str) -> Account:
-            return self.standing(manifest, bucket, edits).account(retry_failed)
-
-        return sum(in_threads(count, sorted(manifest.rows)), Account())
+        names = sorted(manifest.rows)
+        groups = [names[start : start + _BUCKETS] for start in range(0, len(names), _BUCKETS)]
+        count = partial(_account_of, self, manifest, tuple(edits), retry_failed)
+        return sum(in_processes(count, groups, manifest.total), Account())
 
     def settled_account(self, manifest: Manifest, edits: Sequence[EditSpec]) -> Account:
         """The account after a stream that wrote all: where something is left, a lagging listing may not show it yet."""
         return settled(lambda: self.account(manifest, edits), lambda account: not account.left)
+
+
+def _account_of(
+    ledger: Ledger, manifest: Manifest, edits: Sequence[EditSpec], retry_failed: bool, buckets: Sequence[str]
+) -> Account:
+    def count(bucket: str) -> Account:
+        return ledger.standing(manifest, bucket, edits).account(retry_failed)
+
+    return sum(in_threads(count, buckets), Account())
+
+
+def rows_of(run: Run) -> int:
+    """How many images all listings of a run's output hold together."""
+    return sum(manifest.total for manifest in all_manifests(run.output))
 
 
 def buckets_of(run: Run) -> list[str]:

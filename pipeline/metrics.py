@@ -26,12 +26,18 @@ def _exported(name: str) -> Any:
 
 def count(name: str, operation: str, error: str) -> None:
     """Add one to RETRIES or ERRORS; Ray exports it where this process is connected."""
+    take(Counter({(name, operation, error): 1}))
+
+
+def take(borne: Borne) -> None:
+    """Add what another process counted that is not connected, and tells nobody else; or this one, now."""
     with _lock:
         for counter in (counted, _untold):
-            counter[name, operation, error] += 1
+            counter.update(borne)
     ray = sys.modules.get("ray")  # storage is usable without it, and imports it for nobody
     if ray is not None and ray.is_initialized():
-        _exported(name).inc(tags={"operation": operation, "error": error})
+        for (name, operation, error), times in borne.items():
+            _exported(name).inc(times, tags={"operation": operation, "error": error})
 
 
 def untold() -> Borne:

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from pipeline.images import ImagesOf, stored_images
 from pipeline.ledger import Key, Ledger, View, buckets_of, keys_of
 from pipeline.manifest import Manifest, open_manifest, prepare_manifest
 from pipeline.operations import Operations, pixel_settings
+from pipeline.processes import in_processes
 from pipeline.recipe import Recipe
 from pipeline.runs import OutputError, Run, find_runs
 from pipeline.storage import Store, in_threads, normalise, read
@@ -148,11 +150,12 @@ def _recorded(run: Run, may_lack: bool = False) -> list[_Asked]:
 def _check_run(run: Run, asked: Sequence[_Asked]) -> RunCheck:
     buckets = sorted({*buckets_of(run), *(bucket for ask in asked for bucket in ask.manifest.rows)})
     with stored_images(run.store) as images_of:
-        checks = (_check_bucket(run.store, asked, bucket, images_of) for bucket in buckets)
+        check = partial(_check_bucket, run.store, asked, images_of)
+        checks = in_processes(check, buckets, sum(ask.manifest.total for ask in asked))
         return RunCheck(run.store.root, run.fingerprints, sum(checks, Check()))
 
 
-def _check_bucket(store: Store, asked: Sequence[_Asked], bucket: str, images_of: ImagesOf) -> Check:
+def _check_bucket(store: Store, asked: Sequence[_Asked], images_of: ImagesOf, bucket: str) -> Check:
     try:
         raw = Ledger(store).raw(bucket, _EDITS, _FAILURES)
     except pa.ArrowInvalid as error:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import storage
+from pipeline import processes, storage
 from pipeline.compact import Compaction, compact_output
 from pipeline.identity import bucket_of, image_key, part_key, sha256_bytes
 from pipeline.ledger import Ledger, open_run
@@ -306,3 +306,15 @@ def test_a_store_that_refuses_stops_it(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(PermissionError):
             compact(job)
     assert view_of(job) == before
+
+
+def test_in_several_processes_an_output_is_compacted_and_verified_as_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = well_used_job(str(tmp_path))
+    before, checked = view_of(job), verify_output(job.output.root)
+    monkeypatch.setattr(processes, "_ROWS", 0)
+    assert verify_output(job.output.root) == checked
+    compact(job)
+    assert view_of(job) == before
+    assert part_counts(job) == {1}

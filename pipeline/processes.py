@@ -1,0 +1,47 @@
+"""Work on many buckets in several processes: what it takes is Python's own time, of which threads share one core."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from pipeline import metrics
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+_ROWS = 50_000
+"""From so many on it pays: a process takes a second to start."""
+_MOST = 8
+
+
+def in_processes(call: Callable[[_T], _R], items: Sequence[_T], rows: int) -> Iterator[_R]:
+    """`call` of each item, in order, as they come; the first error is raised.
+
+    `rows`: how many the items hold together; where they are few, this process does all. `call`, items and results are
+    pickled. A process has what one item needs in memory, and no more. What storage had to bear there counts here.
+    """
+    processes = min(os.cpu_count() or 1, _MOST, len(items))
+    if rows < _ROWS or processes < 2:
+        yield from map(call, items)
+        return
+    # Forked threads of Ray or s3fs would hold their locks for ever.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, _leave_interrupts_to_the_parent)
+    try:
+        for result, borne in pool.map(partial(_with_borne, call), items):
+            metrics.take(borne)
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _with_borne(call: Callable[[_T], _R], item: _T) -> tuple[_R, metrics.Borne]:
+    return call(item), metrics.untold()
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
