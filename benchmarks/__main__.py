@@ -15,7 +15,7 @@ import psutil
 import typer
 
 from benchmarks import cold_start, control_plane, growth, listing, pipeline_efficiency, scaleout, speedups, sweep
-from benchmarks.figure import Figures, load, save, table
+from benchmarks.figure import Figures, load, plain, save, table
 from benchmarks.sizes import QUICK, Sizes
 
 Measure = Callable[[Path, Sizes], Figures]
@@ -55,9 +55,7 @@ def main(
             shutil.rmtree(work, ignore_errors=True)
         if path.exists():
             figures |= load(path)
-    save(out / "figures.json", figures)
-    about = {"machine": _machine(), "quick": quick, "figures": json.loads((out / "figures.json").read_text())}
-    (out / "figures.json").unlink()
+    about = {"machine": _machine(), "quick": quick, "figures": plain(figures)}
     (out / "bench.json").write_text(json.dumps(about, indent=1) + "\n")
     (out / "bench.md").write_text(table(figures) + "\n")
     print(table(figures))

@@ -1,4 +1,4 @@
-"""What planning, resuming and compacting cost where a million rows are nine tenths done. No model is loaded."""
+"""What planning, resuming, compacting and verifying cost where a million rows are nine tenths done, without a model."""
 
 import shutil
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _BAR_SECONDS, _BAR_GIB = 60.0, 2.0
 
 def measure(folder: Path, sizes: Sizes) -> Figures:
     """Whole seconds of `eim plan`, of a resume until all that is left is read, and of `eim compact`, at each size; the
-    most memory of any."""
+    most memory of any. `eim verify`, which reads every image, has figures of its own."""
     taken = {rows: _of_size(folder / f"{rows}", rows) for rows in sizes.control_rows}
     largest = max(taken)
     about = (
@@ -32,9 +32,17 @@ def measure(folder: Path, sizes: Sizes) -> Figures:
         name: Figure(taken[largest][key], f"{what}: {about}", _BAR_SECONDS, "ceiling", told)
         for name, (key, what) in seconds.items()
     }
-    peak = max(its["peak_mib"][job] for its in taken.values() for job in its["peak_mib"])
+    peak = max(mib for its in taken.values() for job, mib in its["peak_mib"].items() if job != "verify")
     how = f"resident memory of the whole process tree, the most of the three; {about}"
-    return {**figures, "control_plane_peak_gib": Figure(peak / 1024, how, _BAR_GIB, "ceiling", told)}
+    verified = f"eim verify, which reads and hashes every image: {about}"
+    return {
+        **figures,
+        "control_plane_peak_gib": Figure(peak / 1024, how, _BAR_GIB, "ceiling", told),
+        "verify_1e6_s": Figure(taken[largest]["verify_s"], verified, side="ceiling"),
+        "verify_1e6_peak_gib": Figure(
+            max(its["peak_mib"]["verify"] for its in taken.values()) / 1024, verified, side="ceiling"
+        ),
+    }
 
 
 def _of_size(folder: Path, rows: int) -> Mapping[str, Any]:
@@ -46,16 +54,24 @@ def _of_size(folder: Path, rows: int) -> Mapping[str, Any]:
     _expect(stopped, resume.result)
     if resume.result["read"] != rows - stopped.edits - stopped.failures:
         raise RuntimeError(f"{resume.result['read']} rows were read, not those that are left")
+    verify = run_module(folder, ["jobs.verify", str(stopped.output), "--json"], code=1)
+    _expect_missing(stopped, verify.result)
     compact = run_module(folder, ["jobs.compact", str(stopped.output), "--json"])
     after = run_module(folder, ["jobs.plan", str(stopped.recipe), "--json"])
     _expect(stopped, after.result["account"])
-    runs: Mapping[str, Run] = {"plan": plan, "resume": resume, "compact": compact, "plan_compacted": after}
+    runs: Mapping[str, Run] = {
+        "plan": plan,
+        "resume": resume,
+        "verify": verify,
+        "compact": compact,
+        "plan_compacted": after,
+    }
     shown = {"done": stopped.edits + stopped.failures, "parts": before, "parts_compacted": parts(stopped.output)}
     shutil.rmtree(folder)
     return {
         **shown,
         **{f"{name}_s": run.seconds for name, run in runs.items()},
-        "peak_mib": {name: run.tree_mib for name, run in runs.items()},
+        "peak_mib": {name: run.peaks.tree_rss for name, run in runs.items()},
     }
 
 
@@ -64,3 +80,13 @@ def _expect(stopped: Stopped, account: Mapping[str, Any]) -> None:
     told = tuple(account[name] for name in ("asked", "edits", "failures"))
     if told != (stopped.rows, stopped.edits, stopped.failures):
         raise RuntimeError(f"asked, edits and failures are told as {told}, of {stopped}")
+
+
+def _expect_missing(stopped: Stopped, told: Mapping[str, Any]) -> None:
+    """What is left is missing, and nothing else is wrong."""
+    (check,) = told["runs"]
+    _expect(stopped, check)
+    wrong = {name: check[name] for name in ("missing", "doubled", "unasked", "absent", "altered", "outside")}
+    left = stopped.rows - stopped.edits - stopped.failures
+    if wrong != {**dict.fromkeys(wrong, 0), "missing": left}:
+        raise RuntimeError(f"eim verify tells {wrong}, of {stopped}")

@@ -29,11 +29,15 @@ class Figure:
 Figures = dict[str, Figure]
 
 
+def plain(figures: Figures) -> dict[str, dict[str, Any]]:
+    """As JSON has them, each with whether it is met."""
+    return {key: {**asdict(figure), "met": figure.met} for key, figure in figures.items()}
+
+
 def save(path: Path, figures: Figures) -> None:
     """As JSON, whole or not at all."""
-    content = {key: {**asdict(figure), "met": figure.met} for key, figure in figures.items()}
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.write_text(json.dumps(plain(figures), indent=1) + "\n")
     partial.rename(path)
 
 

@@ -21,17 +21,21 @@ from benchmarks import clock
 
 @dataclass(frozen=True)
 class Clocked:
-    """A factory that notes its start and its end. actors: how many are to be loaded before any begins; 0: no wait."""
+    """A factory that notes its start, its end and its node. actors: how many are to be loaded before any begins; 0: no
+    wait."""
 
     make: Callable[[Any, str], Any]
     name: str
     actors: int
 
     def __call__(self, recipe: Any, device: str) -> Any:
+        import ray
+
         clock.note(f"{self.name}-starts")
         made = self.make(recipe, device)
         clock.note("loaded")
         clock.note(f"{self.name}-loaded")
+        clock.note(f"{self.name}-on-{ray.get_runtime_context().get_node_id()}")
         if self.actors:
             clock.wait_for("loaded", self.actors)
         return ClockedEditor(made) if self.name == "editor" else made

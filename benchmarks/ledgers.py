@@ -100,7 +100,7 @@ def _write(buckets: Sequence[str], recipe: Path, run: tuple[str, str]) -> tuple[
     rows = (row for bucket in buckets for table in read(_item(bucket)) for row in table.to_pylist())
     done = [_done(place, row) for place, row in enumerate(rows) if place % _DONE]
     for start in range(0, len(done), plan.block_rows):
-        sink.write([table_of_work(done[start : start + plan.block_rows])], None)
+        sink(table_of_work(done[start : start + plan.block_rows]))
     failures = sum(row["error_stage"] is not None for row in done)
     return len(done) - failures, failures
 

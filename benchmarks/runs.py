@@ -1,5 +1,6 @@
 """Runs in processes of their own: of the pipeline on a recipe, and of a rival; with a clock and with their memory."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -32,21 +33,32 @@ _ALIKE = {"RAY_worker_niceness": "0"}
 
 
 @dataclass(frozen=True)
+class Peaks:
+    """The most memory that was seen, MiB: of the process, of any of Ray's workers below it, and of all below it
+    together.
+
+    rss: resident. private: resident less shared, since pages of Ray's object store are no process's own.
+    """
+
+    driver_rss: float = 0.0
+    worker_rss: float = 0.0
+    driver_private: float = 0.0
+    worker_private: float = 0.0
+    tree_rss: float = 0.0
+
+
+@dataclass(frozen=True)
 class Run:
     """A process that has ended.
 
     seconds: from its start to its end. events: when what happened, seconds since its start. result: what it printed, of
-    a pipeline's run. driver_mib, worker_mib: the most private memory of the process, and of any of Ray's workers below
-    it. tree_mib: the most resident memory of the process and all below it together, with shared
-    pages in each.
+    a pipeline's run.
     """
 
     seconds: float
     events: dict[str, list[float]]
     result: dict[str, Any]
-    driver_mib: float
-    worker_mib: float
-    tree_mib: float = 0.0
+    peaks: Peaks = Peaks()
 
     @property
     def warm(self) -> float:
@@ -95,6 +107,17 @@ def run_pipeline(
     environment: dict[str, str] | None = None, **settings: Any,
 ) -> Run:  # fmt: skip
     """`benchmarks.job` on a fresh output below `folder`; asked: its edits; None: `settings` have a sweep."""
+    path = write_recipe(folder, name, images, asked, **settings)
+    run = run_module(folder, ["benchmarks.job", str(path), *options], environment)
+    if run.result["problem"]:
+        raise RuntimeError(f"{name}: {run.result['problem']}")
+    return run
+
+
+def write_recipe(
+    folder: Path, name: str, images: Path, asked: Sequence[dict[str, Any]] | None, **settings: Any
+) -> Path:
+    """A recipe with a fresh output below `folder`."""
     output = folder / name
     shutil.rmtree(output, ignore_errors=True)
     recipe = {
@@ -103,10 +126,7 @@ def run_pipeline(
     }  # fmt: skip
     path = folder / f"{name}.recipe.json"
     path.write_text(json.dumps(recipe))
-    run = run_module(folder, ["benchmarks.job", str(path), *options], environment)
-    if run.result["problem"]:
-        raise RuntimeError(f"{name}: {run.result['problem']}")
-    return run
+    return path
 
 
 def run_rival(folder: Path, name: str, images: Path, strengths: Sequence[float], *options: str) -> Run:
@@ -122,8 +142,11 @@ def process_environment(folder: Path) -> dict[str, str]:
     return {clock.FOLDER: str((folder / "clock").absolute()), **_ALIKE}
 
 
-def run_module(folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
-    """`python -m` of a module with its arguments; raises RuntimeError with the end of what it told when it fails."""
+def run_module(
+    folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None, code: int = 0
+) -> Run:
+    """`python -m` of a module with its arguments; raises RuntimeError with the end of what it told when it does not
+    end with `code`."""
     environment = {**process_environment(folder), **(environment or {})}
     times = Path(environment[clock.FOLDER])
     shutil.rmtree(times, ignore_errors=True)
@@ -148,11 +171,11 @@ def run_module(folder: Path, arguments: Sequence[str], environment: Mapping[str,
         stop.set()
         memory.join()
     seconds = time.time() - started
-    if process.returncode:
+    if process.returncode != code:
         raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}:\n{err[-3000:]}")
     names = {path.name.partition(".")[0] for path in times.iterdir()}
     events = {name: [at - started for at in clock.times(times, name)] for name in names}
-    return Run(seconds, events, _printed(out), memory.driver, memory.worker, memory.tree)
+    return Run(seconds, events, _printed(out), memory.peaks)
 
 
 def _printed(out: str) -> dict[str, Any]:
@@ -161,29 +184,40 @@ def _printed(out: str) -> dict[str, Any]:
 
 
 class _Memory(threading.Thread):
-    """The most that was seen, MiB. Private: resident less shared, since pages of Ray's object store are no process's
-    own."""
+    """Looks again and again at a process and all below it."""
 
     def __init__(self, pid: int, stop: threading.Event) -> None:
         super().__init__(daemon=True)
         self._pid, self._stop_event = pid, stop
-        self.driver = self.worker = self.tree = 0.0
+        self.peaks = Peaks()
 
     def run(self) -> None:
         while not self._stop_event.wait(_SAMPLE_SECONDS):
-            try:
+            with contextlib.suppress(psutil.Error):
                 driver = psutil.Process(self._pid)
-                self.driver = max(self.driver, _private(driver))
-                resident = driver.memory_info().rss
-                for child in driver.children(recursive=True):
-                    resident += child.memory_info().rss
-                    if child.name().startswith("ray::"):
-                        self.worker = max(self.worker, _private(child))
-                self.tree = max(self.tree, resident / 2**20)
-            except psutil.Error:
-                continue
+                children = driver.children(recursive=True)
+                seen = [_memory(driver), *map(_memory, children)]
+                workers = [its for its, child in zip(seen[1:], children, strict=True) if _is_worker(child)]
+                most = self.peaks
+                self.peaks = Peaks(
+                    driver_rss=max(most.driver_rss, seen[0][0]),
+                    worker_rss=max([most.worker_rss, *(rss for rss, _ in workers)]),
+                    driver_private=max(most.driver_private, seen[0][1]),
+                    worker_private=max([most.worker_private, *(private for _, private in workers)]),
+                    tree_rss=max(most.tree_rss, sum(rss for rss, _ in seen)),
+                )
 
 
-def _private(process: psutil.Process) -> float:
-    memory = process.memory_info()
-    return (memory.rss - memory.shared) / 2**20
+def _memory(process: psutil.Process) -> tuple[float, float]:
+    """Resident and private MiB; none of a process that has ended."""
+    try:
+        memory = process.memory_info()
+    except psutil.Error:
+        return 0.0, 0.0
+    return memory.rss / 2**20, (memory.rss - memory.shared) / 2**20
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.name().startswith("ray::")
+    return False

@@ -41,7 +41,8 @@ def _run(folder: Path, sizes: Sizes, actors: int, *options: str, environment: di
 
 
 def _on_nodes(folder: Path, sizes: Sizes) -> tuple[Run, Run]:
-    """One edit actor on one node, and two on two; the head has no CPU, as in a real cluster."""
+    """One edit actor on one node, and two on two; the head has no CPU, as in a real cluster. Raises RuntimeError where
+    the actors are not on nodes of their own."""
     from ray.cluster_utils import Cluster
 
     runs = []
@@ -53,6 +54,9 @@ def _on_nodes(folder: Path, sizes: Sizes) -> tuple[Run, Run]:
                 for _ in range(count):
                     cluster.add_node(num_cpus=2)
                 runs.append(_run(folder, sizes, count, environment={"RAY_ADDRESS": cluster.address}))
+                places = {event for event in runs[-1].events if event.startswith("editor-on-")}
+                if len(places) != count:
+                    raise RuntimeError(f"{count} edit actors were on {len(places)} nodes")
             finally:
                 cluster.shutdown()
     return runs[0], runs[1]

@@ -11,6 +11,8 @@ from pipeline.storage import open_store
 
 _STRENGTHS = (-1.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 _ATTRIBUTES = 5
+_SPREAD = (-1.0, 1.5, 0.5, 1.0, 0.25, 0.75)
+"""The strengths in an order of which every beginning spans their range."""
 
 
 def measure(folder: Path, sizes: Sizes) -> Figures:
@@ -19,7 +21,8 @@ def measure(folder: Path, sizes: Sizes) -> Figures:
     asked = edits(_ATTRIBUTES, _STRENGTHS)
     sweep = run_pipeline(folder, "sweep", images, asked, "--together")
     made = sizes.sweep_faces * _ATTRIBUTES * len(_STRENGTHS)
-    singles = [run_pipeline(folder, f"single-{n}", images, one, "--together") for n, one in _chosen(sizes.single_runs)]
+    chosen = single_edits(sizes.single_runs)
+    singles = [run_pipeline(folder, f"single-{n}", images, one, "--together") for n, one in enumerate(chosen)]
     single = sum(run.warm for run in singles) / len(singles) / sizes.sweep_faces
     evaluations, decode = _mean_evaluations(folder / "sweep"), _decode_evaluations(Method())
     whole = f"{sizes.sweep_faces} faces, {_ATTRIBUTES} attributes, {len(_STRENGTHS)} strengths: {made} edits"
@@ -32,20 +35,17 @@ def measure(folder: Path, sizes: Sizes) -> Figures:
             "ceiling", {"evaluations_per_edit": evaluations, "decode_evaluations": decode},
         ),
         "sweep_seconds_ratio": Figure(
-            ratio, f"{whole}; against {len(singles)} of the 30 single-edit runs, evenly chosen", 0.5, "ceiling", parts
+            ratio, f"{whole}; against {len(singles)} of {_ATTRIBUTES * len(_STRENGTHS)} single-edit runs, spread over "
+            "attributes and strengths", 0.5, "ceiling", parts
         ),
         "spilled_bytes": Figure(spilled, f"Ray's object store, in that sweep of {whole}", 0.0, "ceiling"),
     }  # fmt: skip
 
 
-def _chosen(count: int) -> list[tuple[int, list[dict[str, object]]]]:
-    """Single edits: attributes and strengths in turn."""
+def single_edits(count: int) -> list[list[dict[str, object]]]:
+    """Edit lists of one edit: attributes in turn, strengths in turn, so that 30 are all there are."""
     targets = edits(_ATTRIBUTES, _STRENGTHS)
-    chosen = []
-    for n in range(count):
-        edit, strength = targets[n % _ATTRIBUTES], _STRENGTHS[-1 - n % len(_STRENGTHS)]
-        chosen.append((n, [{**edit, "strengths": [strength]}]))
-    return chosen
+    return [[{**targets[n % _ATTRIBUTES], "strengths": [_SPREAD[n % len(_SPREAD)]]}] for n in range(count)]
 
 
 def _mean_evaluations(output: Path) -> float:

@@ -13,6 +13,7 @@ from pipeline import metrics
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.ask import Ask
 from pipeline.attempts import Attempts
+from pipeline.blocks import IN_FLIGHT, most_waiting
 from pipeline.caption_cache import CaptionCache
 from pipeline.captioner_spec import VllmSpec, captioner_name
 from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries
@@ -24,6 +25,7 @@ from pipeline.manifest import Manifest, prepare_manifest
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
 from pipeline.placement import Plan, PoolPlan, plan_placement
 from pipeline.progress import Counts, Progress, TooManyFailures, shown
+from pipeline.queues import bound_queues
 from pipeline.recipe import Recipe
 from pipeline.retrying import StorageError
 from pipeline.share import SampleStage, sample_rows, store_averages, wanted_pairs
@@ -36,8 +38,6 @@ from pipeline.storage import open_store
 from pipeline.work import table_of_work
 
 GROUP_ROWS = 1024
-_IN_FLIGHT = 2
-"""Blocks that an actor has: one that it works on and one that waits, so that it never idles between them."""
 
 _FUSED = {"caption": CaptionStage, "edit": EditStage}
 _SPLIT = {"caption": CaptionStage, "encode": EncodeStage, "identify": IdentifyStage, "edit": ManipulateStage}
@@ -178,7 +178,9 @@ def open_edit_run(
 
 def _stream(run: EditRun, plan: Plan, progress: Progress, before: Account) -> None:
     """The graph: read what is left, load, caption, edit, score, commit."""
-    configure_data().execution_no_progress_timeout_s = plan.no_progress_seconds
+    context = configure_data()
+    context.execution_no_progress_timeout_s = plan.no_progress_seconds
+    bound_queues(context, most_waiting(plan.pools))
     recipe, attempts = run.recipe, run.attempts
     again = retries(max(plan.block_rows, recipe.batch), recipe.max_attempts)
     task = {"num_cpus": plan.task_cpus, "max_retries": again}
@@ -206,8 +208,11 @@ def _stream(run: EditRun, plan: Plan, progress: Progress, before: Account) -> No
     for stage, pool in plan.pools.items():
         unit = captioned if stage == "caption" else plan.unit_rows
         rows = rows.map_batches(stages[stage], **_pool(pool, arguments[stage], unit, again))
-    scored = rows.map_batches(ScoreAndEncode(progress, attempts, recipe.output_size), **whole_blocks)
-    scored.write_datasink(sink, ray_remote_args=task)
+    written = rows.map_batches(ScoreAndEncode(progress, attempts, recipe.output_size), **whole_blocks).map_batches(
+        sink, **whole_blocks
+    )
+    for _ in written.iter_internal_ref_bundles():
+        pass  # what is written is let go, and Ray forgets how it came about
 
 
 def _share_directions(run: EditRun, plan: Plan, progress: Progress) -> SharedDirections | None:
@@ -250,7 +255,7 @@ def _pool(pool: PoolPlan, arguments: Mapping[str, Any], batch: int, again: int) 
         "fn_constructor_kwargs": {**arguments, "pool": pool},
         "batch_size": batch,
         "batch_format": "pyarrow",
-        "compute": ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=_IN_FLIGHT),
+        "compute": ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=IN_FLIGHT),
         "num_cpus": pool.num_cpus,
         "num_gpus": pool.num_gpus or None,
         # Bounded by what kills it: rows by their attempts, a model's load by RETRIES.

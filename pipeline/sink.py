@@ -2,14 +2,12 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-from ray.data import Datasink
-from ray.data.block import Block, BlockAccessor
 
 from pipeline.asked import JOINER, AskedEdit, edits_from_json
 from pipeline.attempts import Attempts
@@ -17,6 +15,7 @@ from pipeline.identity import bucket_of, image_key, part_key, sha256_bytes
 from pipeline.progress import Progress, TooManyFailures
 from pipeline.schema import EDITS, FAILURES, SCHEMA_VERSION, table_of
 from pipeline.storage import Store, in_threads
+from pipeline.work import WORK
 
 Row = dict[str, Any]
 
@@ -40,8 +39,11 @@ class _Image:
     result: Row
 
 
-class EditSink(Datasink[None]):
-    """Writes the rows that `stages.score_and_encode` gives.
+class EditSink:
+    """Writes the rows that `stages.ScoreAndEncode` gives, and gives none.
+
+    A last stage rather than a Datasink: Ray holds every result of a Datasink's tasks, and with it how it came about,
+    until the job ends. What a stage gives can be let go one by one (`flow.py`).
 
     Raises what storage raises after its retries: a store that refuses writes stops the job, and the same command goes
     on from what was written.
@@ -53,11 +55,11 @@ class EditSink(Datasink[None]):
         self._store, self._facts, self._progress = store, facts, progress
         self._failure_limit, self._attempts = failure_limit, attempts
 
-    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
+    def __call__(self, table: pa.Table) -> pa.Table:
         """Put the images of these rows, then their parts."""
-        rows = [row for block in blocks for row in BlockAccessor.for_block(block).to_arrow().to_pylist()]
-        if set_aside := self._attempts.guarded("write", rows, self._commit):
+        if set_aside := self._attempts.guarded("write", table.to_pylist(), self._commit):
             self._commit(set_aside)
+        return WORK.empty_table()
 
     def _commit(self, rows: list[Row]) -> list[Row]:
         """Returns no row: all are written."""

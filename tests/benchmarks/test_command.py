@@ -58,5 +58,7 @@ def test_a_job_of_stubs_makes_every_edit_and_tells_its_clock_its_memory_and_what
     assert (run.result["edits"], run.result["left"], run.result["spilled_bytes"]) == (16, 0, 0)
     assert len(run.events["loaded"]) == 2
     assert 0 < run.warm < run.seconds
-    assert run.driver_mib > 20
-    assert run.worker_mib > 20
+    assert run.peaks.driver_rss > run.peaks.driver_private > 20
+    assert run.peaks.worker_rss > run.peaks.worker_private > 20
+    assert run.peaks.tree_rss > run.peaks.driver_rss
+    assert len([event for event in run.events if event.startswith("editor-on-")]) == 1

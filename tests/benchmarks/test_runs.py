@@ -11,7 +11,7 @@ from benchmarks.runs import Run, blots, edits
 
 
 def run_with(**events: list[float]) -> Run:
-    return Run(20.0, events, {}, 0.0, 0.0)
+    return Run(20.0, events, {})
 
 
 def test_a_warm_time_begins_when_the_last_model_is_loaded() -> None:
@@ -48,7 +48,7 @@ def test_the_parts_of_a_cold_start_add_up_to_the_whole_process(tmp_path: Path) -
     (tmp_path / "asked" / "a.json").write_text("{}")
     names = ("driver-starts", "imported", "connected", "captioner-starts", "editor-starts", "loaded", "edit-begins")
     events = {name: [float(place)] for place, name in enumerate((*names, "edit-ends", "run-ends", "shut-down"))}
-    run = Run(11.0, events, {"began": time.time() + 2}, 0.0, 0.0)
+    run = Run(11.0, events, {"began": time.time() + 2})
     assert sum(parts_of(run, tmp_path).values()) == pytest.approx(11.0)
 
 

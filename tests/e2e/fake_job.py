@@ -19,7 +19,7 @@ from pipeline.recipe import load_recipe
 from tests import REPOSITORY
 from tests.fakes import fake_operations
 from tests.faults import tripwire
-from tests.faults.device_faults import FAULT, HOOK
+from tests.faults.device_faults import FAULT, HOOK, ONCE
 
 
 def main(recipe: Path, seconds: float, retry_failed: bool = False, augment: str | None = None) -> None:
@@ -42,7 +42,8 @@ def _connect(hook: str | Callable[[], None]) -> None:
     address = os.environ.get("RAY_ADDRESS")
     own: dict[str, Any] = {} if address else {"num_cpus": 2, "include_dashboard": False}
     path = {"PYTHONPATH": str(REPOSITORY)}  # the hook runs before workers learn the driver's path
-    environment = {"env_vars": {**tripwire.carried(), **path}, "worker_process_setup_hook": hook}
+    faults = {name: os.environ[name] for name in (FAULT, ONCE) if name in os.environ}
+    environment = {"env_vars": {**tripwire.carried(), **faults, **path}, "worker_process_setup_hook": hook}
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     ray.init(address=address or "local", runtime_env=environment, **own, **quiet)
 

@@ -32,6 +32,11 @@ class Nodes:
         """Where drivers join."""
         return self.cluster.address
 
+    @property
+    def cpus(self) -> int:
+        """Those of a cluster that is whole."""
+        return _WORKERS * _WORKER_CPUS
+
     def head_pids(self) -> list[int]:
         """The GCS and the head's raylet."""
         return _pids(self.cluster.head_node, "gcs_server") + _pids(self.cluster.head_node, "raylet")

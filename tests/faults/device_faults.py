@@ -3,6 +3,7 @@
 A row that is to blame is a white image: `poison.png`.
 """
 
+import io
 import os
 import signal
 from collections.abc import Callable
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 FAULT, ONCE = "EIM_TEST_FAULT", "EIM_TEST_ONCE"
 HOOK = "tests.faults.device_faults.install"
+DARK = 80
+"""Red of the first pixel, below which the fault `unlucky` strikes an image."""
 
 
 def die() -> None:
@@ -61,6 +65,23 @@ def _edit() -> None:
     _before(FakeEditor, "__call__", lambda _, images, *rest: die() if any(map(_white, images)) else None)
 
 
+def _encode() -> None:
+    from tests.fakes import FakeEditor
+
+    _before(FakeEditor, "encode", lambda _, images, *rest: die() if any(map(_white, images)) else None)
+
+
+def _identify() -> None:
+    """What an image was encoded to is its PNG."""
+    from tests.fakes import FakeEditor
+
+    def check(_: Any, encoded: Any, *rest: Any) -> None:
+        if any(_white(Image.open(io.BytesIO(blob))) for blob in encoded):
+            die()
+
+    _before(FakeEditor, "identify", check)
+
+
 def _score() -> None:
     from pipeline import stages
 
@@ -101,6 +122,17 @@ def _device_lost(always: bool) -> None:
     _before(FakeEditor, "__call__", check)
 
 
+def _unlucky() -> None:
+    """Edits of dark images raise."""
+    from tests.fakes import FakeEditor
+
+    def check(_: Any, images: Any, *rest: Any) -> None:
+        if any(np.asarray(image)[0, 0, 0] < DARK for image in images):
+            raise RuntimeError("unlucky")
+
+    _before(FakeEditor, "__call__", check)
+
+
 def _model_kills() -> None:
     from tests.fakes import FakeFactories
 
@@ -111,12 +143,15 @@ FAULTS: dict[str, Callable[[], None]] = {
     "load": _load,
     "caption": _caption,
     "edit": _edit,
+    "encode": _encode,
+    "identify": _identify,
     "score": _score,
     "write": _write,
     "memory": _memory,
     "device-once": lambda: _device_lost(False),
     "device-always": lambda: _device_lost(True),
     "model-kills": _model_kills,
+    "unlucky": _unlucky,
 }
 
 

@@ -27,6 +27,9 @@ from tests.faults.driver import start_driver
 from tests.faults.outcome import Outcome, outcome
 
 IMAGES, STRENGTHS = 8, 2
+_SPLIT = ("encode", "identify")
+"""Stages that a split placement alone has."""
+_POISONED = ("load", "caption", *_SPLIT, "edit", "score", "write")
 _SECONDS = 240
 
 
@@ -76,7 +79,7 @@ def _told(folder: Path, code: int, *more: str) -> str:
 
 def poison(stage: str, folder: Path) -> Outcome:
     """One image of eight kills its process in this stage, every time."""
-    _prepare(folder, poison=True)
+    _prepare(folder, poison=True, placement="split" if stage in _SPLIT else "fused")
     code, _, log = _run(folder, stage)
     assert code in (0, 1), log
     return outcome(f"poison at {stage}", str(folder / "out"), note=_told(folder, code))
@@ -202,7 +205,7 @@ def stopped(signum: signal.Signals, folder: Path) -> Outcome:
 
 
 SCENARIOS: tuple[tuple[str, Callable[[Path], Outcome]], ...] = (
-    *((f"poison-{stage}", partial(poison, stage)) for stage in ("load", "caption", "edit", "score", "write")),
+    *((f"poison-{stage}", partial(poison, stage)) for stage in _POISONED),
     ("out-of-memory", out_of_memory),
     ("device-lost-once", device_lost_once),
     ("device-lost-always", device_lost_always),
@@ -218,7 +221,7 @@ _SET_ASIDE = "exit 0; 2 x {} ProcessDied attempts 2; 0 markers left"
 _STOPPED = "exit {} within 30 s: True; 0 orphan processes; again exit 0; 0 markers left"
 
 EXPECTED: Mapping[str, tuple[int, int, str]] = {
-    **{f"poison-{stage}": (14, 2, _SET_ASIDE.format(stage)) for stage in ("load", "caption", "edit", "score", "write")},
+    **{f"poison-{stage}": (14, 2, _SET_ASIDE.format(stage)) for stage in _POISONED},
     "out-of-memory": (
         14,
         2,

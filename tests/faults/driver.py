@@ -20,17 +20,19 @@ def start_driver(
     extra: Mapping[str, str] | None = None,
     inside: Sequence[str] = (),
     date: str | None = None,
+    retry_failed: bool = False,
 ) -> subprocess.Popen[str]:
     """A driver of a fake edit job, `seconds` an edit, on the cluster at `address` or on a Ray of its own.
 
     extra: of its environment. inside: a command that runs commands, such as `ip netns exec NAME`. It leads a process
-    group of its own, as a shell gives it one. date: of an augmentation instead of the plain job.
+    group of its own, as a shell gives it one. date: of an augmentation instead of the plain job. retry_failed: as of
+    the command.
     """
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    dated = ["--augment", date] if date else []
+    options = [*(["--augment", date] if date else []), *(["--retry-failed"] if retry_failed else [])]
     joined = {"RAY_ADDRESS": address} if address else {}
     return subprocess.Popen(
-        [*inside, sys.executable, "-m", "tests.e2e.fake_job", str(recipe), str(seconds), *dated],
+        [*inside, sys.executable, "-m", "tests.e2e.fake_job", str(recipe), str(seconds), *options],
         cwd=REPOSITORY,
         env={**kept, "PYTHONPATH": str(REPOSITORY), **joined, **(extra or {})},
         stdout=subprocess.PIPE,

@@ -7,17 +7,21 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import yaml
 
+from pipeline.blocks import edited_blocks
 from pipeline.decode import encode_png
 from pipeline.ledger import Ledger
+from pipeline.placement import Cluster, plan_placement
+from pipeline.recipe import load_recipe
 from pipeline.storage import open_store
 from tests.faults.cluster import Nodes
+from tests.faults.device_faults import FAULT
 from tests.faults.driver import start_driver
 from tests.faults.outcome import Outcome, outcome
 from tests.faults.tripwire import Target, Tripwire, environment, fired
@@ -26,7 +30,7 @@ EDITS = [
     {"attribute": "smile", "target": "broad smile", "strengths": [-1, 1]},
     {"attribute": ["smile", "hat"], "target": ["broad smile", "cap"], "strengths": [0.5]},
 ]
-_IMAGES = 40
+_IMAGES = 120
 _BROKEN = "broken.png"
 _ROW = "007.png"
 _TRIES = 3
@@ -34,17 +38,23 @@ _PATIENCE = 240
 _ANYONE: tuple[Target, ...] = ("process", "node", "driver", "head")
 _BEFORE_WORK: tuple[Target, ...] = ("driver", "head")
 """No stage works yet, so that neither a worker's process nor its node has a part in it."""
+_MARKED: tuple[Target, ...] = ("process", "driver")
+_DATE, _INCREMENT = "2030-01-31", r"/augment/date=[^/]+/\w+\.json$"
 
 
 @dataclass(frozen=True)
 class Window:
-    """A moment of a run, and who may die then. point, matches and after are those of a tripwire."""
+    """A moment of a run, and who may die then.
+
+    point, matches and after are those of a tripwire. date: of an augmentation, instead of the plain job.
+    """
 
     name: str
     point: str
     matches: str
     after: bool = False
     targets: tuple[Target, ...] = _ANYONE
+    date: str | None = None
 
     def wire(self, target: Target) -> Tripwire:
         """The tripwire that kills `target` then."""
@@ -60,11 +70,18 @@ WINDOWS = (
     Window("while an image is captioned", "caption", f"/{_ROW}$"),
     Window("while an image is edited", "edit", f"/{_ROW}$"),
     Window("while edits are scored", "score", f"/{_ROW}$"),
+    Window("before an attempt marker", "write", "/attempts/edit/", targets=_MARKED),
+    Window("between an attempt marker and its work", "write", "/attempts/edit/", after=True, targets=_MARKED),
+    Window("between the work and its marker's removal", "delete", "/attempts/edit/", targets=_MARKED),
     Window("between two images of a write task", "write", "/images/", after=True),
     Window("after the images, before an edits part", "write", "/edits/bucket="),
     Window("between two buckets' parts", "write", "/edits/bucket=", after=True),
     Window("after edits, before failures", "write", "/failures/bucket="),
     Window("after the parts, before Ray hears of it", "task_written", "", after=True),
+    Window("before an increment's record", "write", _INCREMENT, targets=("driver",), date=_DATE),
+    Window("after an increment's record, before its ask", "write", _INCREMENT, True, ("driver",), _DATE),
+    Window("while an increment is made", "write", "/edits/bucket=", True, ("driver",), _DATE),
+    Window("before an increment's end is recorded", "write", r"\.done\.json$", False, ("driver",), _DATE),
 )
 
 
@@ -87,23 +104,83 @@ def write_recipe(folder: Path) -> Path:
 def kill_in_window(window: Window, target: Target, folder: Path, nodes: Nodes) -> Outcome:
     """Kill once in a window, then run the same command until it ends well.
 
-    Raises AssertionError when nothing was killed, the work is not complete after a few tries, or a run made more than
-    was left when it began.
+    Raises AssertionError when nothing was killed, the work is not complete after a few tries, or more was made again
+    than was in flight.
     """
     put_images(folder / "in", range(_IMAGES))
     (folder / "in" / _BROKEN).write_bytes(b"this is no image")
-    recipe, wires, work = write_recipe(folder), folder / "wires", Work(folder)
-    armed = environment([window.wire(target)], wires, work.tally, nodes.head_pids())
-    first = start_driver(recipe, address=nodes.address, extra=armed)
-    said = _ended(first)
-    _mend(nodes)
+    found = _killed_once(window, target, folder, nodes, _Command(write_recipe(folder), nodes, date=window.date))
+    if window.date is not None:
+        keys = open_store(f"{folder}/out").keys("augment")
+        ended = sorted(key.removesuffix(".done.json") for key in keys if key.endswith(".done.json"))
+        begun = sorted(key.removesuffix(".json") for key in keys if not key.endswith(".done.json"))
+        assert begun == ended != [], f"increments {begun}, of which have ended {ended}"
+    return found
+
+
+def kill_retrying(folder: Path, nodes: Nodes) -> Outcome:
+    """The driver is killed while `--retry-failed` makes edits that failed before; the same command makes the rest.
+
+    Raises AssertionError as `kill_in_window` does, and where a failure stays.
+    """
+    put_images(folder / "in", range(_IMAGES))
+    recipe = write_recipe(folder)
+    code, said = _Command(recipe, nodes).run({FAULT: "unlucky"})
+    failed = len(Ledger(open_store(f"{folder}/out")).read().failures)
+    assert code == 0 and failed, f"{failed} failures to be tried again: {said}"
+    window = Window("while failed edits are made again", "write", "/edits/bucket=", after=True)
+    found = _killed_once(window, "driver", folder, nodes, _Command(recipe, nodes, retry_failed=True))
+    assert found.failures == 0, f"{found.failures} of {failed} failures are left"
+    return replace(found, note=f"{failed} failures tried again; {found.note}")
+
+
+@dataclass(frozen=True)
+class _Command:
+    """What is run again and again."""
+
+    recipe: Path
+    nodes: Nodes
+    date: str | None = None
+    retry_failed: bool = False
+
+    def run(self, extra: Mapping[str, str]) -> tuple[int, str]:
+        """Its exit code and the end of what it said, once what it left behind has ended."""
+        driver = start_driver(
+            self.recipe, address=self.nodes.address, extra=extra, date=self.date, retry_failed=self.retry_failed
+        )
+        said = _ended(driver)
+        _mend(self.nodes)
+        return driver.returncode, said
+
+
+def _killed_once(window: Window, target: Target, folder: Path, nodes: Nodes, command: _Command) -> Outcome:
+    wires, work = folder / "wires", Work(folder)
+    work.made_in_vain()  # what is there was made before
+    most = made_and_not_stored(command.recipe, _IMAGES + 1, nodes)
+    code, said = command.run(environment([window.wire(target)], wires, work.tally, nodes.head_pids()))
     assert fired(wires) == 1, f"nothing was killed {window.name}: {said}"
-    in_flight = work.made_in_vain()
-    runs = _complete(recipe, nodes, first.returncode, environment([], wires, work.tally))
+    in_flight, runs = work.made_in_vain(), 1
+    assert in_flight <= most, f"{in_flight} edits are made again, more than {most} that were in flight"
+    while code != 0:
+        assert runs <= _TRIES, f"not complete after {runs} runs: {said}"
+        code, said = command.run(environment([], wires, work.tally))
+        runs += 1
     in_vain = work.made_in_vain()
-    assert runs > 2 or in_vain == 0, f"the run after the kill made {in_vain} edits more than were left"
+    # The second run began with what was left; one that had to be run again itself may have had as much in flight.
+    assert in_vain <= most * max(0, runs - 2), f"the {runs - 1} runs after the kill made {in_vain} edits too many"
     fault, made_again = f"SIGKILL of the {target} {window.name}", max(in_flight, in_vain)
     return outcome(fault, f"{folder}/out", kills=1, made_again=made_again, note=f"completed by run {runs}")
+
+
+def made_and_not_stored(recipe: Path, images: int, nodes: Nodes) -> int:
+    """Edits that a run can have made and not yet stored, at most: what one death costs.
+
+    Blocks of the edit actors (how many x 2 in flight), of what may wait behind them, and of the write tasks
+    (`edited_blocks`), each with its rows, and these with all their edits.
+    """
+    edits = sum(len(edit["strengths"]) for edit in EDITS)
+    plan = plan_placement(load_recipe(recipe), Cluster(nodes.cpus), images, edits)
+    return edited_blocks(plan, nodes.cpus) * plan.block_rows * edits
 
 
 @dataclass
@@ -126,18 +203,6 @@ class Work:
         in_vain = (made - self.made) - (stored - self.stored)
         self.made, self.stored = made, stored
         return in_vain
-
-
-def _complete(recipe: Path, nodes: Nodes, code: int, extra: Mapping[str, str]) -> int:
-    """Run until the exit code is 0, the first run having ended with `code`; how many runs it took."""
-    runs, said = 1, ""
-    while code != 0:
-        assert runs <= _TRIES, f"not complete after {runs} runs: {said}"
-        driver = start_driver(recipe, address=nodes.address, extra=extra)
-        said = _ended(driver)
-        code, runs = driver.returncode, runs + 1
-        _mend(nodes)
-    return runs
 
 
 def _mend(nodes: Nodes) -> None:
@@ -185,28 +250,35 @@ def soak(folder: Path, nodes: Nodes, kills: int, seed: int = 0) -> Outcome:
     """Kill at random moments whatever is running, `kills` times over one output; then let it complete.
 
     Where the work is done too early, images are added. A folder that holds a soak already is gone on with. The note is
-    JSON: `kills` by target and `runs`.
+    JSON: `kills` by target and `runs`. Raises AssertionError where it does not complete in a few runs that nothing
+    kills, or a run's deaths cost more than was in flight.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "soak.json"
     so_far = _Soak(**json.loads(record.read_text())) if record.exists() else _Soak()
     rng = random.Random(f"{seed} {so_far.runs}")
     work = Work(folder, so_far.made, so_far.stored)
-    recipe, code = write_recipe(folder), 0
+    recipe, code, in_peace = write_recipe(folder), 0, 0
     while sum(so_far.kills.values()) < kills or code != 0:
         if code == 0:
             put_images(folder / "in", range(so_far.images, so_far.images + _SOAK_IMAGES))
             so_far.images += _SOAK_IMAGES
         counted = environment([], folder / "wires", work.tally)
         driver = start_driver(recipe, _SOAK_SECONDS_AN_EDIT, address=nodes.address, extra=counted)
-        for target in _kill_at_random(driver, nodes, rng, kills - sum(so_far.kills.values())):
-            so_far.kills[target] += 1
-        _ended(driver)
+        killed = list(_kill_at_random(driver, nodes, rng, kills - sum(so_far.kills.values())))
+        said = _ended(driver)
         _mend(nodes)
         code, so_far.runs = driver.returncode, so_far.runs + 1
-        so_far.made_again = max(so_far.made_again, work.made_in_vain())
+        for target in killed:
+            so_far.kills[target] += 1
+        in_vain, most = work.made_in_vain(), made_and_not_stored(recipe, so_far.images, nodes)
+        so_far.made_again = max(so_far.made_again, in_vain)
         so_far.made, so_far.stored = work.made, work.stored
         record.write_text(json.dumps(asdict(so_far)))
+        deaths = max(1, len(killed))
+        assert in_vain <= deaths * most, f"{deaths} deaths cost {in_vain} edits, {most} at most are in flight"
+        in_peace = 0 if killed or code == 0 else in_peace + 1
+        assert in_peace <= _TRIES, f"not complete after {in_peace} runs that nothing killed: {said}"
     told = {"kills": so_far.kills, "runs": so_far.runs}
     count, again = sum(so_far.kills.values()), so_far.made_again
     return outcome("SIGKILL at random", f"{folder}/out", kills=count, made_again=again, note=json.dumps(told))

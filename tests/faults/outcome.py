@@ -28,6 +28,19 @@ class Outcome:
     """Edits made whose rows one run did not bring to storage, at most: what was in flight, and is made again."""
     note: str = ""
 
+    def check(self, expected: tuple[int, int, str] | None = None) -> None:
+        """Raise AssertionError where a row was lost or doubled, or is not accounted for; expected: edits, failures and
+        note, of a scenario that ends alike each time."""
+        assert (self.lost, self.doubled) == (0, 0), f"{self.lost} lost, {self.doubled} doubled"
+        counted = self.edits + self.failures
+        assert counted == self.asked, f"{self.edits} edits + {self.failures} failures of {self.asked} asked"
+        came_to = (self.edits, self.failures, self.note)
+        assert expected in (None, came_to), f"came to {came_to}, not to {expected}"
+
+
+class NotPossible(Exception):
+    """What a scenario needs and this machine does not give."""
+
 
 def outcome(fault: str, output: str, *, kills: int = 0, made_again: int = 0, note: str = "") -> Outcome:
     """Count what storage holds of the first run of an output."""

@@ -20,7 +20,7 @@ from pipeline.storage import open_store
 from tests import REPOSITORY
 from tests.faults.driver import start_driver
 from tests.faults.kills import put_images, write_recipe
-from tests.faults.outcome import Outcome, outcome
+from tests.faults.outcome import NotPossible, Outcome, outcome
 
 _RAY = Path(sys.executable).parent / "ray"
 _NEAR, _FAR = "10.199.7.1", "10.199.7.2"
@@ -58,13 +58,6 @@ class _Hosts:
         _ip("-n", self.far, "route", "replace", "default", "via", _NEAR)  # goes with the link
 
 
-def possible() -> bool:
-    """Whether this machine lets us make network namespaces."""
-    with contextlib.suppress(FileNotFoundError, subprocess.CalledProcessError), _two_hosts():
-        return True
-    return False
-
-
 def short_partition(folder: Path) -> Outcome:
     """A partition that the health check bears."""
     return _partitioned(folder, until_dead=False)
@@ -76,7 +69,11 @@ def long_partition(folder: Path) -> Outcome:
 
 
 def _partitioned(folder: Path, until_dead: bool) -> Outcome:
-    """Part two nodes in the middle of a job and join them again; where the job ends badly the same command is run."""
+    """Part two nodes in the middle of a job and join them again; where the job ends badly the same command is run.
+
+    Raises NotPossible where the machine lets us make no network namespaces.
+    """
+    _check_possible()
     put_images(folder / "in", range(_IMAGES))
     recipe, output = write_recipe(folder), open_store(f"{folder}/out")
     with _two_hosts() as hosts, _ray(hosts):
@@ -103,6 +100,16 @@ def _partitioned(folder: Path, until_dead: bool) -> Outcome:
     dead = "until the far node was dead and for 10 s more" if until_dead else "shorter than the health check bears"
     note = f"link down for {parted:.0f} s, {dead}; completed by run {runs}"
     return outcome("a partition between two nodes", f"{folder}/out", note=note)
+
+
+def _check_possible() -> None:
+    try:
+        with _two_hosts():
+            return
+    except FileNotFoundError as error:
+        raise NotPossible(f"{error.filename} is not there") from None
+    except subprocess.CalledProcessError as error:
+        raise NotPossible(f"{' '.join(error.cmd)}: {error.stderr.decode().strip()}") from None
 
 
 def _ended(driver: subprocess.Popen[str]) -> int:
@@ -139,7 +146,8 @@ def _two_hosts() -> Iterator[_Hosts]:
         yield hosts
     finally:
         for host in (hosts.near, hosts.far):
-            subprocess.run(["ip", "netns", "del", host], capture_output=True)
+            with contextlib.suppress(FileNotFoundError):
+                subprocess.run(["ip", "netns", "del", host], capture_output=True)
 
 
 @contextlib.contextmanager

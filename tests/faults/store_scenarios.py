@@ -22,7 +22,7 @@ from pipeline.storage import open_store
 from tests import s3_server
 from tests.faults import s3_proxy
 from tests.faults.driver import start_driver
-from tests.faults.outcome import Outcome, outcome, view_of
+from tests.faults.outcome import NotPossible, Outcome, outcome, view_of
 from tests.faults.s3_proxy import Rule, S3Proxy
 
 _EDITS = [{"attribute": "smile", "target": "broad smile", "strengths": [-1, 1]}]
@@ -194,7 +194,12 @@ def store_full(folder: Path, server: s3_server.S3Server | None = None) -> Outcom
 
 
 def disk_full(folder: Path, server: s3_server.S3Server | None = None) -> Outcome:
-    """The output's disk, a real one of a few hundred kB, fills up; with room the same command completes the run."""
+    """The output's disk, a real one of a few hundred kB, fills up; with room the same command completes the run.
+
+    Raises NotPossible for others than root, who alone may mount one.
+    """
+    if os.geteuid() != 0:
+        raise NotPossible("only root may mount a small disk")
     stage = Stage(str(folder), folder)
     _fill(stage.root)
     Path(stage.output).mkdir()

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import psutil
-import pyarrow as pa
 
-Point = Literal["list", "read", "caption", "edit", "score", "write", "task_written"]
+from pipeline.work import Row
+
+Point = Literal["list", "read", "caption", "edit", "score", "write", "delete", "task_written"]
 Target = Literal["process", "node", "driver", "head"]
 
 WIRES, _FOLDER, _HEAD, _TALLY = "EIM_TRIPWIRES", "EIM_TRIPWIRE_FOLDER", "EIM_HEAD_PIDS", "EIM_TALLY"
@@ -62,7 +63,10 @@ def carried() -> dict[str, str]:
 
 
 def arm() -> None:
-    """Put the environment's tripwires around this process's calls; also Ray's hook for new workers."""
+    """Put the environment's tripwires around this process's calls; also Ray's hook for new workers.
+
+    Those of captioning, editing and scoring are inside the work that an attempt marker guards.
+    """
     from pipeline import actors, sink, stages, storage
     from tests.fakes import FakeEditor
 
@@ -71,10 +75,11 @@ def arm() -> None:
         ("list", storage, "list_entries", lambda uri, *_: [uri]),
         ("read", storage, "read", lambda uri: [uri]),
         ("write", storage, "write", lambda uri, _: [uri]),
-        ("caption", actors.CaptionStage, "__call__", _sources),
-        ("edit", actors.EditStage, "__call__", _sources),
-        ("score", stages.ScoreAndEncode, "__call__", _sources),
-        ("task_written", sink.EditSink, "write", lambda *_: [""]),
+        ("delete", storage, "delete", lambda uri: [uri]),
+        ("caption", actors, "_captioned", _sources),
+        ("edit", actors.EditStage, "_edited", _sources),
+        ("score", stages.ScoreAndEncode, "_scored", _sources),
+        ("task_written", sink.EditSink, "__call__", lambda *_: [""]),
     ):
         its_wires = [wire for wire in wires if wire.point == point]
         if its_wires:
@@ -92,8 +97,8 @@ def _tallied(edit: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]
     return tallied
 
 
-def _sources(_: Any, table: pa.Table) -> list[str]:
-    return table["uri"].to_pylist()
+def _sources(_: Any, rows: Sequence[Row]) -> list[str]:
+    return [row["uri"] for row in rows]
 
 
 def _wired(call: Callable[..., Any], names_of: Callable[..., list[str]], wires: Sequence[Tripwire]) -> Any:

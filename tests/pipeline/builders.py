@@ -108,7 +108,7 @@ class Job:
             made = {"results": [result(edit.edit_id, shade) for edit in edits]}
             rows.append({**row, **(made if error is None else failed)})
         facts = RunFacts(self.fingerprint, "m", "mr", "c", "cr")
-        EditSink(self.store, facts, Progress(), 1000, Attempts()).write([table_of_work(rows)], None)
+        EditSink(self.store, facts, Progress(), 1000, Attempts())(table_of_work(rows))
 
 
 def start_job(root: str, images: int = 3, *, revision: str = "fake-1", new_run: bool = False, **changes: Any) -> Job:

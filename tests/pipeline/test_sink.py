@@ -39,7 +39,7 @@ class _Counting(Progress):
 
 
 def write(store: Store, rows: list[Row], progress: Progress = Progress(), limit: int = 100) -> None:  # noqa: B008
-    EditSink(store, FACTS, progress, limit, Attempts()).write([table_of_work(rows)], None)
+    EditSink(store, FACTS, progress, limit, Attempts())(table_of_work(rows))
 
 
 def test_every_asked_edit_gets_its_row_and_every_row_its_image(root: str) -> None:
