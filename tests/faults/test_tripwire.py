@@ -26,7 +26,8 @@ POOL = PoolPlan(1, 1.0, 0.0, 1, "cpu")
 def test_a_kill_at_a_stage_leaves_its_marker(point: Point, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name in (
         (actors, "_captioned"), (EditStage, "_edited"), (ScoreAndEncode, "_scored"), (FakeEditor, "__call__"),
-        (storage, "list_entries"), (storage, "read"), (storage, "write"), (storage, "delete"), (sink.EditSink, "__call__"),
+        (storage, "list_entries"), (storage, "read"), (storage, "write"), (storage, "delete"),
+        (sink.EditSink, "__call__"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, getattr(owner, name))  # put back what is armed
     for name, value in environment([Tripwire(point, "/007.png$")], tmp_path / "wires", tmp_path / "tally").items():
