@@ -123,7 +123,12 @@ def _lines(recipe: Recipe, told: "Forecast") -> list[tuple[str, str]]:
         ("bytes", _bytes(told)),
         ("cluster", f"{told.cluster.cpus:g} CPUs, {told.cluster.gpus:g} GPUs"),
         ("pools", f"{', '.join(pools)}; tasks {plan.task_cpus:g} CPU; blocks of {plan.block_rows}"),
+        ("blocks", f"at most {told.blocks}, of an object store {_store(told)}"),
     ]
+
+
+def _store(told: "Forecast") -> str:
+    return f"of {_size(told.cluster.object_store)}" if told.cluster.object_store else "whose size is not known here"
 
 
 def _times(told: "Forecast") -> list[tuple[str, str]]:

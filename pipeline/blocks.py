@@ -1,11 +1,20 @@
-"""How many blocks of rows a stream holds at a time. Owns numbers only: it starts nothing."""
+"""How many blocks of rows a stream holds at a time, and whether Ray's object store holds them. Owns numbers only: it
+starts nothing.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from pipeline.placement import Plan, PoolPlan
+from pipeline.placement import Cluster, PlacementError, Plan, PoolPlan
+from pipeline.recipe import Recipe
 
 IN_FLIGHT = 2
 """Blocks that an actor has: one that it works on and one that waits, so that it never idles between them."""
+_STORE_SHARE = 0.5
+"""Of the object store, that Ray gives the blocks of a stream."""
+_MOST_BLOCK_BYTES = 128 * 2**20
+"""Ray cuts what a stage makes into blocks of about so much, but no row."""
+_CHANNELS = 3
 _SLACK = 1e-6
 
 
@@ -26,3 +35,69 @@ def edited_blocks(plan: Plan, cpus: float) -> int:
     free = cpus - sum(pool.size * pool.num_cpus for pool in plan.pools.values())
     writing = int(free / plan.task_cpus + _SLACK)
     return IN_FLIGHT * plan.edit.size + most_waiting(plan.pools) - 1 + writing
+
+
+@dataclass(frozen=True)
+class BlockMemory:
+    """What a stream holds at most: blocks of sources, and blocks of edits with their sources; bytes of one each.
+
+    Images count as raw pixels. What a split placement carries besides, latents and directions, is not counted.
+    """
+
+    sources: int
+    source_bytes: int
+    edited: int
+    edited_bytes: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all."""
+        return self.sources * self.source_bytes + self.edited * self.edited_bytes
+
+    def __str__(self) -> str:
+        terms = f"{self.sources} blocks of sources x {_mb(self.source_bytes)}"
+        return f"{terms} + {self.edited} of edits x {_mb(self.edited_bytes)} = {_mb(self.total)}"
+
+
+def block_memory(plan: Plan, cluster: Cluster, pixels: int, edits_per_image: int) -> BlockMemory:
+    """Of a stream of images of so many pixels, each with so many edits."""
+    pools = plan.pools.values()
+    sources = most_waiting(plan.pools) * len(pools) + IN_FLIGHT * sum(pool.size for pool in pools)
+    image = _CHANNELS * pixels
+    edited = image * (1 + edits_per_image)
+    return BlockMemory(
+        sources,
+        _block_bytes(plan.block_rows, image),
+        edited_blocks(plan, cluster.cpus),
+        _block_bytes(plan.block_rows, edited),
+    )
+
+
+def fit_blocks(plan: Plan, recipe: Recipe, cluster: Cluster, pixels: int, edits_per_image: int) -> Plan:
+    """The plan with blocks of as many whole batches, up to its own, as the object store holds.
+
+    Blocks of one batch may take all of it, where Ray keeps stages waiting; where they need more, PlacementError tells
+    the arithmetic. A store whose size is not known leaves the plan as it is.
+    """
+    if not cluster.object_store:
+        return plan
+    for rows in range(plan.block_rows, 0, -recipe.batch):
+        smaller = replace(plan, block_rows=rows, unit_rows=min(plan.unit_rows, rows))
+        memory = block_memory(smaller, cluster, pixels, edits_per_image)
+        if memory.total <= _STORE_SHARE * cluster.object_store:
+            return smaller
+    if memory.total <= cluster.object_store:
+        return smaller
+    raise PlacementError(
+        f"batch: with blocks of one batch of {recipe.batch} images a stream holds {memory}, more than the "
+        f"{_mb(cluster.object_store)} of Ray's object store; lower batch, size or the number of edits, or start Ray "
+        "with a larger --object-store-memory"
+    )
+
+
+def _block_bytes(rows: int, row: int) -> int:
+    return max(row, min(rows * row, _MOST_BLOCK_BYTES))
+
+
+def _mb(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB"

@@ -38,7 +38,7 @@ def connect(address: str | None) -> None:
 def cluster_resources() -> Cluster:
     """What the cluster that this process has joined offers."""
     resources = ray.cluster_resources()
-    return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("object_store_memory", 0.0))
 
 
 def configure_data() -> DataContext:

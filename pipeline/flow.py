@@ -13,7 +13,7 @@ from pipeline import metrics
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.ask import Ask
 from pipeline.attempts import Attempts
-from pipeline.blocks import IN_FLIGHT, most_waiting
+from pipeline.blocks import IN_FLIGHT, fit_blocks, most_waiting
 from pipeline.caption_cache import CaptionCache
 from pipeline.captioner_spec import VllmSpec, captioner_name
 from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries
@@ -132,7 +132,9 @@ def run_edit(
         # A stream that ended by an error keeps its actors, and their CPUs, until its frames are collected; this one
         # would wait for them without a word.
         gc.collect()
-        plan = plan_placement(recipe, cluster_resources(), before.images, -(-before.asked // before.images))
+        cluster, each = cluster_resources(), -(-before.asked // before.images)
+        plan = plan_placement(recipe, cluster, before.images, each)
+        plan = fit_blocks(plan, recipe, cluster, run.facts.most_pixels, each)
         progress, streamed = Progress.start(name[:12], before.left, plan), time.monotonic()
         try:
             with shown(progress, before.images, before.left):

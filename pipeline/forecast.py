@@ -4,6 +4,7 @@ import tempfile
 from dataclasses import dataclass, replace
 
 from eim_ops.cost import Costs, costs
+from pipeline.blocks import BlockMemory, block_memory, fit_blocks
 from pipeline.captioner_spec import GIVEN_PROMPTS, TemplateSpec
 from pipeline.estimate import Rates, Storage, Time, storage_of, time_of
 from pipeline.identity import fingerprint
@@ -27,6 +28,7 @@ class Forecast:
     """In full batches: exact where images ask for equally many edits at one size, else the least."""
     cluster: Cluster
     plan: Plan
+    blocks: BlockMemory
     rates: Rates | None
     """None: neither calibrated, nor told by rows of the output."""
     time: Time | None
@@ -50,7 +52,9 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
     with tempfile.TemporaryDirectory(prefix="eim-plan-") as folder:
         manifest = prepare_manifest(recipe.input, Store(folder), recipe.template_columns, output.root)
         account = ledger.account(manifest, recipe.edits)
-        plan = plan_placement(recipe, cluster, account.images, -(-account.asked // account.images))
+        each = -(-account.asked // account.images)
+        plan = plan_placement(recipe, cluster, account.images, each)
+        plan = fit_blocks(plan, recipe, cluster, facts.most_pixels, each)
         rates = None
         # Both import the stages, and they Ray.
         from pipeline.calibration import measured_rates, recorded_rates
@@ -67,6 +71,7 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
         with_padding=account.work.padded(recipe.batch).evaluations(prices),
         cluster=cluster,
         plan=plan,
+        blocks=block_memory(plan, cluster, facts.most_pixels, each),
         rates=rates,
         time=None if rates is None else time_of(account.work, prices, rates, plan, recipe.batch),
         storage=storage_of(

@@ -38,6 +38,8 @@ class Cluster:
 
     cpus: float
     gpus: float = 0.0
+    object_store: float = 0.0
+    """Bytes of all nodes' object stores; 0: not known."""
 
 
 @dataclass(frozen=True)

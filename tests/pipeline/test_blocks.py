@@ -1,7 +1,9 @@
 """How many blocks a stream holds."""
 
-from pipeline.blocks import IN_FLIGHT, edited_blocks, most_waiting
-from pipeline.placement import Cluster, Plan, plan_placement
+import pytest
+
+from pipeline.blocks import IN_FLIGHT, BlockMemory, block_memory, edited_blocks, fit_blocks, most_waiting
+from pipeline.placement import Cluster, PlacementError, Plan, plan_placement
 from tests.pipeline.builders import make_recipe
 
 
@@ -19,3 +21,34 @@ def test_what_a_death_costs_is_in_flight_waiting_or_being_written() -> None:
     assert edited_blocks(plan(2), 2) == 2 + (2 - 1) + 1
     # Eight actors of a CPU each, and 24 that write.
     assert edited_blocks(plan(32, 8), 32) == 6 * 2 + (12 - 1) + 24
+
+
+MEGAPIXEL, EDITS = 2**20, 4
+
+
+def fitted(store: float, **recipe: object) -> Plan:
+    """Of two CPUs, 1000 images of a megapixel with four edits each."""
+    checked, cluster = make_recipe(**recipe), Cluster(2, object_store=store)
+    return fit_blocks(plan_placement(checked, cluster, 1000, EDITS), checked, cluster, MEGAPIXEL, EDITS)
+
+
+def test_blocks_of_small_rows_count_whole_and_large_ones_as_ray_cuts_them() -> None:
+    made = plan(2)  # 16 images with 16 edits each
+    small, large = (block_memory(made, Cluster(2), pixels, 16) for pixels in (64 * 64, MEGAPIXEL))
+    assert small == BlockMemory(8, 16 * 3 * 64 * 64, 4, 16 * 17 * 3 * 64 * 64)
+    assert (large.source_bytes, large.edited_bytes) == (16 * 3 * MEGAPIXEL, 128 * 2**20)
+    assert block_memory(made, Cluster(2), 64 * MEGAPIXEL, 16).edited_bytes == 17 * 3 * 64 * MEGAPIXEL, "no row is cut"
+
+
+def test_blocks_shrink_by_whole_batches_to_what_the_object_store_holds() -> None:
+    assert (fitted(0).block_rows, fitted(16e9).block_rows) == (64, 64)
+    assert fitted(3e9, batch=8).block_rows == 32
+    assert fitted(1e9).block_rows == 16, "one batch, though it needs more than half"
+    bucketed = fitted(3e9, batch=8, aspect_buckets=True)
+    assert bucketed.unit_rows == bucketed.block_rows == 32
+
+
+def test_a_store_that_holds_no_blocks_of_one_batch_is_refused_with_the_arithmetic() -> None:
+    terms = r"8 blocks of sources x 50 MB \+ 4 of edits x 134 MB = 940 MB, more than the 900 MB"
+    with pytest.raises(PlacementError, match=terms):
+        fitted(0.9e9)
