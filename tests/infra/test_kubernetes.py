@@ -155,6 +155,7 @@ PLANTED: list[tuple[str, Spoil, str]] = [
     ("cpu-small", put(f"{CONTAINER}/securityContext/readOnlyRootFilesystem"), "ray-worker: the container"),
     ("cpu-small", put(f"{CONTAINER}/securityContext/capabilities", {"drop": ["NET_RAW"]}), "ray-worker: the container"),
     ("cpu-small", put(f"{CONTAINER}/image", "eim:cpu"), "ray-worker: the image"),
+    ("cpu-small", put(f"{CONTAINER}/image", "registry.example.com/eim:old"), "several images"),
     ("cpu-small", put(f"{CONTAINER}/resources/limits/memory"), "ray-worker: may take memory"),
     ("gpu-a10", put(f"{EDIT}/tolerations"), "edit: tolerates no"),
     ("gpu-a10", put("workerGroupSpecs/0/template/spec/tolerations/3"), "cpu: tolerates no nvidia.com/gpu"),
