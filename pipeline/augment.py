@@ -227,8 +227,8 @@ def _take(place: _Place, balance: Balance, before: Mapping[Value, int]) -> _Take
             attempt=1 + sum(one.ask.sha256 == ask.sha256 for one in earlier),
         )
         # Listing and selecting take minutes of a large source: whoever was quicker has the budget.
-        now = increments_of(store, place.name, job.date)
-        if budget is not None and [one.key for one in now] != [one.key for one in earlier]:
+        known = {one.key for one in earlier}
+        if budget is not None and {one.key for one in increments_of(store, place.name, job.date)} != known:
             return None
         increment.record(store)
         return _Taken(selection, increment, uncounted)

@@ -101,9 +101,7 @@ def _groups(spec: Object) -> list[Object]:
 
 def _first_containers(spec: Object) -> list[tuple[str, Object]]:
     """The Ray containers with their group's name."""
-    return [
-        (group.get("groupName", "head"), group["template"]["spec"]["containers"][0]) for group in _groups(spec)
-    ]
+    return [(group.get("groupName", "head"), group["template"]["spec"]["containers"][0]) for group in _groups(spec)]
 
 
 def _of_cluster(spec: Object) -> Iterator[_Check]:
