@@ -176,7 +176,6 @@ def test_failures_that_are_taken_again_cost_the_dates_budget_again(tmp_path: Pat
     root, budget = str(tmp_path), {"budget": {"edits": 5}}
     put_images(root, range(1), png)
     (tmp_path / "in" / "broken.png").write_bytes(b"no image")
-    (tmp_path / "in" / "broken.png").touch()
 
     def again(date: str) -> Augmentation:
         return augment(replace(job_of(root, date, budget, max_failure_fraction=1), retry_failed=True))
@@ -185,12 +184,9 @@ def test_failures_that_are_taken_again_cost_the_dates_budget_again(tmp_path: Pat
     assert (first.edits, first.spent.edits) == (4, 4)
     second = again("2030-01-01")  # both failed edits are new again, and the budget lets one through
     assert (second.new_edits, second.edits, second.spent.edits) == (2, 1, 5)
-    assert again("2030-01-01").spent.edits == 5
     third, fourth = again("2030-01-02"), again("2030-01-02")
     assert (third.edits, fourth.edits, fourth.spent.edits) == (2, 2, 4)
     assert str(fourth.increment) == str(third.increment).replace(".json", "-2.json")
-    fifth = again("2030-01-02")
-    assert (fifth.edits, fifth.spent.edits, again("2030-01-02").edits) == (1, 5, 0)
 
 
 def test_other_settings_are_augmented_beside(tmp_path: Path, png: PngMaker) -> None:
