@@ -5,11 +5,13 @@ resume and verification need to know nothing new.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from pipeline.ask import Ask
+from pipeline.augment_spec import Budget
 from pipeline.backlog import Backlog, Row
 from pipeline.balance import OTHER, Balance, Value, counted
 from pipeline.estimate import Workload
@@ -37,6 +39,12 @@ class Spent:
     edits: int = 0
     gpu_hours: float = 0.0
 
+    @classmethod
+    def of(cls, increments: Sequence[Increment]) -> "Spent":
+        """What these come to."""
+        works, hours = [one.work for one in increments], sum(one.gpu_hours or 0.0 for one in increments)
+        return cls(sum(work.images for work in works), sum(work.edits for work in works), hours)
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -56,7 +64,7 @@ class Augmentation:
     increment: str | None
     """The record of what it took; None: it took nothing."""
     spent: Spent
-    """Of the date's budget, this run included."""
+    """Of the date's budget, this run included; hours of what was taken under another budget where they were priced."""
     balance: Mapping[str, Mapping[str, Mapping[str, float]]]
     """attribute -> value -> the share `wanted`, and how often it was there `before` and `after`."""
     runs: tuple[Summary, ...]
@@ -99,10 +107,9 @@ class _Place:
     def ledger(self) -> Ledger:
         return Ledger(self.run.store if self.run else open_store(self.job.recipe.output), self.name)
 
-    def spent(self) -> Spent:
-        its = increments_of(self.run.store, self.name, self.job.date) if self.run else []
-        hours = sum(increment.gpu_hours or 0.0 for increment in its)
-        return Spent(sum(one.work.images for one in its), sum(one.work.edits for one in its), hours)
+    def increments(self) -> list[Increment]:
+        """Those of the date."""
+        return increments_of(self.run.store, self.name, self.job.date) if self.run else []
 
     def counts(self, balance: Balance) -> Mapping[Value, int]:
         """How often each value is there."""
@@ -113,10 +120,12 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Taken:
-    """What was selected and recorded; increment None: nothing."""
+    """What was selected and recorded; increment None: nothing. uncounted: hours of the date's earlier increments that
+    their records do not tell."""
 
     selection: Selection = field(default_factory=Selection)
     increment: Increment | None = None
+    uncounted: float = 0.0
 
 
 def augment(job: Job) -> Augmentation:
@@ -127,20 +136,22 @@ def augment(job: Job) -> Augmentation:
     """
     settings = pixel_settings(job.recipe, job.operations.facts(job.recipe))
     balance = Balance.of(job.recipe.augment.balance)
-    place, taken = _Place.of(job, settings), _Taken()
     runs: dict[str, Summary] = {}
-    for increment in open_increments(place.run.store, place.name) if place.run else ():
-        runs[increment.key] = _work_on(job, increment)
-        if runs[increment.key].left:
-            break
+    taken: _Taken | None = None
+    while taken is None:
+        place = _Place.of(job, settings)
+        for increment in open_increments(place.run.store, place.name) if place.run else ():
+            runs[increment.key] = _work_on(job, increment)
+            if runs[increment.key].left:
+                break
+        before = place.counts(balance)
+        taken = _Taken() if any(summary.left for summary in runs.values()) else _take(place, balance, before)
     completed = tuple(key for key, summary in runs.items() if not summary.left)
-    before = place.counts(balance)
-    if len(completed) == len(runs):
-        taken = _take(place, balance, before)
-        if taken.increment is not None:
-            runs[taken.increment.key] = _work_on(job, taken.increment, job.retry_failed)
-            place = _Place.of(job, settings)
+    if taken.increment is not None:
+        runs[taken.increment.key] = _work_on(job, taken.increment, job.retry_failed)
+        place = _Place.of(job, settings)
     after = place.counts(balance) if taken.increment is not None else before
+    spent = Spent.of(place.increments())
     return Augmentation(
         output=place.ledger.store.root,
         date=job.date,
@@ -151,7 +162,7 @@ def augment(job: Job) -> Augmentation:
         images=taken.selection.images,
         edits=taken.selection.edits,
         increment=None if taken.increment is None else taken.increment.key,
-        spent=place.spent(),
+        spent=replace(spent, gpu_hours=spent.gpu_hours + taken.uncounted),
         balance=_shown(balance, before, after),
         runs=tuple(runs.values()),
         problem=next((summary.problem for summary in runs.values() if summary.problem), None),
@@ -182,10 +193,12 @@ def _work_on(job: Job, increment: Increment, retry_failed: bool = False) -> Summ
     return summary
 
 
-def _take(place: _Place, balance: Balance, before: Mapping[Value, int]) -> _Taken:
-    """List the source, select of what is new, and record it with its listing."""
+def _take(place: _Place, balance: Balance, before: Mapping[Value, int]) -> _Taken | None:
+    """List the source, select of what is new, and record it with its listing; None: another run has taken something of
+    the date's budget meanwhile."""
     job, output = place.job, open_store(place.job.recipe.output)
     recipe, budget = job.recipe, job.recipe.augment.budget
+    earlier = place.increments()
     with tempfile.TemporaryDirectory(prefix="eim-augment-") as folder:
         try:
             listing = prepare_manifest(recipe.input, Store(folder), recipe.template_columns, output.root, LISTING)
@@ -195,27 +208,59 @@ def _take(place: _Place, balance: Balance, before: Mapping[Value, int]) -> _Take
             return _Taken()
         backlog = Backlog(listing, place.ledger, recipe.edits, job.retry_failed)
         hours = gpu_hours_of(recipe, job.operations, listing, place.run, place.name, job.find_cluster, job.calibrate)
-        if budget is None:
-            selection = select_all(backlog)
-        else:
-            spent = place.spent()
-            used = Workload(images=spent.images, edits=spent.edits)
-            selection = select(backlog, Limit.of(budget, used, spent.gpu_hours, hours), balance, before)
-            if selection.new_edits and not selection.edits and spent == Spent():
-                given = ", ".join(f"{name} {limit:g}" for name, limit in budget.model_dump(exclude_none=True).items())
-                raise RecipeError(f"augment.budget: given {given}, less than a single edit takes; raise it")
+        selection, uncounted = _select(backlog, budget, earlier, hours, balance, before)
         if not selection.edits:
-            return _Taken(selection)
+            return _Taken(selection, uncounted=uncounted)
         store, _ = open_run(output, place.settings, job.new_run)
         manifest = write_manifest(_rows(backlog, selection), output)
         if manifest is None:  # another job made all of it meanwhile
             return _Taken()
-        counts_hours = budget is not None and budget.gpu_hours is not None and selection.work.edits > 0
-        counted_hours = hours(selection.work) if counts_hours else None
         ask = Ask(place.name, manifest.prefix, recipe.edits)
-        increment = Increment(job.date, ask, selection.images, selection.edits, selection.work, counted_hours)
+        counts_hours = budget is not None and budget.gpu_hours is not None and selection.work.edits > 0
+        increment = Increment(
+            job.date,
+            ask,
+            selection.images,
+            selection.edits,
+            selection.work,
+            hours(selection.work) if counts_hours else None,
+            attempt=1 + sum(one.ask.sha256 == ask.sha256 for one in earlier),
+        )
+        # Listing and selecting take minutes of a large source: whoever was quicker has the budget.
+        known = {one.key for one in earlier}
+        if budget is not None and {one.key for one in increments_of(store, place.name, job.date)} != known:
+            return None
         increment.record(store)
-        return _Taken(selection, increment)
+        return _Taken(selection, increment, uncounted)
+
+
+def _select(
+    backlog: Backlog,
+    budget: Budget | None,
+    earlier: Sequence[Increment],
+    hours: Callable[[Workload], float],
+    balance: Balance,
+    before: Mapping[Value, int],
+) -> tuple[Selection, float]:
+    """What fits into what the date's earlier increments leave of the budget; and the hours of those that were taken
+    under a budget without hours, priced now where the budget has them."""
+    if budget is None:
+        return select_all(backlog), 0.0
+    unpriced = [one.work for one in earlier if one.gpu_hours is None and one.work.edits]
+
+    @cache
+    def uncounted() -> float:
+        return sum(map(hours, unpriced))
+
+    spent = Spent.of(earlier)
+    used = Workload(images=spent.images, edits=spent.edits)
+    limit = Limit.of(budget, used, spent.gpu_hours, lambda work: uncounted() + hours(work))
+    selection = select(backlog, limit, balance, before)
+    if selection.new_edits and not selection.edits and spent == Spent():
+        given = ", ".join(f"{name} {limit:g}" for name, limit in budget.model_dump(exclude_none=True).items())
+        raise RecipeError(f"augment.budget: given {given}, less than a single edit takes; raise it")
+    asked_for = budget.gpu_hours is not None and budget.gpu_hours > spent.gpu_hours and selection.new_edits
+    return selection, uncounted() if asked_for else 0.0
 
 
 def _rows(backlog: Backlog, selection: Selection) -> Iterator[Row]:

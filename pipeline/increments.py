@@ -31,11 +31,14 @@ class Increment:
     work: Workload
     gpu_hours: float | None = None
     """What it was thought to take; None: its budget asks for no hours."""
+    attempt: int = 1
+    """How often the date has taken this selection, this time included: failures can be taken again."""
 
     @property
     def key(self) -> str:
-        """Where the record lives, below its run: the same selection of the same date has one name."""
-        return f"{_place(self.date)}/{self.ask.sha256}.json"
+        """Where the record lives, below its run: the same attempt at the same selection of a date has one name."""
+        again = "" if self.attempt == 1 else f"-{self.attempt}"
+        return f"{_place(self.date)}/{self.ask.sha256}{again}.json"
 
     @property
     def done_key(self) -> str:
@@ -62,6 +65,7 @@ class Increment:
                 "edits": self.edits,
                 "work": asdict(self.work),
                 "gpu_hours": self.gpu_hours,
+                "attempt": self.attempt,
             }
         )
 
@@ -73,7 +77,8 @@ def _place(date: str) -> str:
 def _read(store: Store, key: str) -> Increment:
     its = json.loads(store.read(key))
     ask = Ask(its["fingerprint"], its["manifest"], parse_edits(json.dumps(its["recipe_edits"])))
-    return Increment(its["date"], ask, its["images"], its["edits"], Workload(**its["work"]), its["gpu_hours"])
+    work, attempt = Workload(**its["work"]), its.get("attempt", 1)  # which older records lack
+    return Increment(its["date"], ask, its["images"], its["edits"], work, its["gpu_hours"], attempt)
 
 
 def _of_fingerprint(store: Store, fingerprint: str, keys: Sequence[str]) -> Iterator[Increment]:

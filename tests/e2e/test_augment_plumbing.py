@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline import augment as module
 from pipeline.ask import Ask
 from pipeline.augment import Augmentation, Job, augment
 from pipeline.increments import Increment, open_increments
-from pipeline.ledger import Ledger
+from pipeline.ledger import FingerprintError, Ledger
+from pipeline.manifest import write_manifest
 from pipeline.placement import Cluster
 from pipeline.recipe import RecipeError, parse_recipe
 from pipeline.storage import in_threads, open_store
@@ -149,6 +151,61 @@ def test_runs_that_overlap_take_one_selection(
     assert by_date(root) == {"2030-01-01": 4}
 
 
+@pytest.mark.parametrize(("others_budget", "left"), [(2, 0), (1, 1)])
+def test_a_run_that_was_overtaken_takes_what_the_other_left_of_the_budget(
+    tmp_path: Path, png: PngMaker, monkeypatch: pytest.MonkeyPatch, others_budget: int, left: int
+) -> None:
+    root, budget = str(tmp_path), {"budget": {"images": 2}}
+    put_images(root, range(1, 4), png)
+
+    def write_while_the_source_changes_and_another_runs(*arguments: Any) -> Any:
+        monkeypatch.setattr(module, "write_manifest", write_manifest)
+        put_images(root, range(1), png)
+        os.utime(tmp_path / "in" / "000.png", (0, 0))  # comes first, so the other selects something else
+        augment(job_of(root, "2030-01-01", {"budget": {"images": others_budget}}))
+        return write_manifest(*arguments)
+
+    monkeypatch.setattr(module, "write_manifest", write_while_the_source_changes_and_another_runs)
+    told = run(root, "2030-01-01", budget)
+    assert (told.images, told.spent.images) == (left, 2)
+    assert (told.increment is None) == (left == 0)
+    assert by_date(root) == {"2030-01-01": 4}
+
+
+def test_failures_that_are_taken_again_cost_the_dates_budget_again(tmp_path: Path, png: PngMaker) -> None:
+    root, budget = str(tmp_path), {"budget": {"edits": 5}}
+    put_images(root, range(1), png)
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+
+    def again(date: str) -> Augmentation:
+        return augment(replace(job_of(root, date, budget, max_failure_fraction=1), retry_failed=True))
+
+    first = again("2030-01-01")
+    assert (first.edits, first.spent.edits) == (4, 4)
+    second = again("2030-01-01")  # both failed edits are new again, and the budget lets one through
+    assert (second.new_edits, second.edits, second.spent.edits) == (2, 1, 5)
+    third, fourth = again("2030-01-02"), again("2030-01-02")
+    assert (third.edits, fourth.edits, fourth.spent.edits) == (2, 2, 4)
+    assert str(fourth.increment) == str(third.increment).replace(".json", "-2.json")
+
+
+def test_other_settings_are_augmented_beside(tmp_path: Path, png: PngMaker) -> None:
+    root = str(tmp_path)
+    put_images(root, range(2), png)
+    first = run(root, "2030-01-01", {})
+    changed = replace(job_of(root, "2030-01-02", {"budget": {"images": 1}}), operations=fake_operations(revision="2"))
+    with pytest.raises(FingerprintError, match="--new-run"):
+        augment(changed)
+    told = [augment(replace(changed, date=f"2030-01-0{day}", new_run=True)) for day in (2, 2, 3, 4)]
+    assert [(its.new_images, its.images) for its in told] == [(2, 1), (1, 0), (1, 1), (0, 0)]
+    assert told[0].increment and told[0].output != first.output
+    checked = verify_output(f"{root}/out")
+    assert [one.check.problems for one in checked] == [{}, {}]
+    kept = Ledger(open_store(told[0].output), told[0].fingerprint).read().edits["partition"].to_pylist()
+    assert sorted(kept) == ["2030-01-02"] * 2 + ["2030-01-03"] * 2
+    assert by_date(root) == {"2030-01-01": 4}
+
+
 def test_a_balance_is_approached_and_told(tmp_path: Path, png: PngMaker) -> None:
     root = str(tmp_path)
     put_images(root, range(8), png)
@@ -177,6 +234,19 @@ def test_gpu_hours_are_counted_by_the_plans_arithmetic(tmp_path: Path, png: PngM
     assert (told.images, told.edits) == (10, 20)
     assert 0 < told.spent.gpu_hours < 1000
     assert hours(1000.0, "2030-01-02", Cluster(8)).new_edits == 0  # where nothing is new no GPU is missed
+
+
+def test_what_a_date_took_under_another_budget_is_priced(
+    tmp_path: Path, png: PngMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path)
+    put_images(root, range(4), png)
+    monkeypatch.setattr(module, "gpu_hours_of", lambda *_: lambda work: float(work.edits))
+    assert run(root, "2030-01-01", {"budget": {"images": 2}}).spent.gpu_hours == 0
+    told = run(root, "2030-01-01", {"budget": {"gpu_hours": 5.5}})
+    assert (told.edits, told.spent.gpu_hours) == (1, 5)
+    again = run(root, "2030-01-01", {"budget": {"gpu_hours": 5.5}})
+    assert (again.new_edits, again.edits, again.spent.gpu_hours) == (3, 0, 5)
 
 
 def test_a_source_that_never_had_images_is_refused(tmp_path: Path) -> None:

@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 from pipeline.ask import Ask
 from pipeline.estimate import Workload
 from pipeline.increments import Increment, increments_of, open_increments
@@ -36,3 +39,25 @@ def test_the_same_selection_of_a_date_has_one_record_whatever_it_was_thought_to_
     one.record(store)
     (found,) = increments_of(store, "f", one.date)
     assert found.gpu_hours == 0.7
+
+
+def test_each_attempt_at_a_selection_has_a_record(root: str) -> None:
+    store, first = open_store(root), increment()
+    second = replace(first, attempt=2)
+    for its in (first, second, second):
+        its.record(store)
+    first.close(store, {})
+    assert [its.key for its in open_increments(store, "f")] == [second.key]
+    found = {its.key: its.attempt for its in increments_of(store, "f", first.date)}
+    assert found == {first.key: 1, second.key: 2}
+    second.close(store, {})
+    assert open_increments(store, "f") == []
+
+
+def test_a_record_from_before_attempts_were_counted_is_the_first(root: str) -> None:
+    store, first = open_store(root), increment()
+    first.record(store)
+    kept = json.loads(store.read(first.key))
+    del kept["attempt"]
+    store.write(first.key, json.dumps(kept).encode())
+    assert [(its.key, its.attempt) for its in open_increments(store, "f")] == [(first.key, 1)]

@@ -246,6 +246,21 @@ def test_values_that_are_rare_come_first_and_compositions_bring_both(tmp_path: P
     assert taken == Counter({("smile", "frown"): 3, ("hat", "cap"): 3})
 
 
+def test_with_a_balance_a_budget_of_images_may_leave_an_edit_of_an_image_for_later(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for age, name in ((2, "old"), (1, "young")):
+        store.write(f"{name}.png", b"x")
+        os.utime(tmp_path / f"{name}.png", (100 - age, 100 - age))
+    lines: list[dict[str, Any]] = [{"uri": "old.png", "edits": SMILES[:1]}, {"uri": "young.png"}]
+    backlog, recipe = of_manifest(store, lines, edits=SMILES)
+    frowns_wanted: dict[Value, int] = {("smile", "broad"): 50, OTHER: 50}
+    chosen = select(backlog, Limit(images=1), Balance.of(EVEN), frowns_wanted)
+    ((name, _),) = asked_of(manifest_of(backlog, chosen), recipe)
+    # Of broad smiles the old image's comes next, which does not fit any more.
+    assert (name, chosen.images, chosen.edits) == ("young.png", 1, 1)
+    assert select(backlog, Limit(images=2), Balance.of(EVEN), frowns_wanted).edits == 3
+
+
 def test_many_keys_are_placed_apart() -> None:
     values = np.array([[1, 2], [2, -1], [1, 3], [-1, -1]])
     assert module._new_ones(values).tolist() == [2, 2, 3, 3]
