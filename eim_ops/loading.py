@@ -42,7 +42,8 @@ class Loading:
     group_offload: weights wait in the CPU's memory and come to the GPU in groups.
     device_map: `balanced` spreads the parts over an actor's GPUs.
     attention_backend: a name of diffusers', `native` is torch's.
-    compile: the transformer's repeated blocks are compiled.
+    compile: the transformer's repeated blocks are compiled, at a process's first call of a size and once more for all
+        further sizes.
     """
 
     guidance: float | None = None
@@ -258,4 +259,17 @@ def prepare(pipeline: Any, loading: Loading, device: "torch.device", dtype: "tor
         transformer.set_attention_backend(loading.attention_backend)
         _AttentionBackendRegistry.set_active_backend(others)
     if loading.compile:
+        allow_many_graphs()
         transformer.compile_repeated_blocks()
+
+
+def allow_many_graphs() -> None:
+    """Raise the number of graphs that torch.compile may make of one function in this process from its 8 to 64.
+
+    The first size is compiled for itself, the second for sizes that change, each forward, backward and (in half
+    precision, in pieces) forward mode; beyond the limit the next would run uncompiled without a word.
+    """
+    import torch
+
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    setattr(torch._dynamo.config, limit, max(64, getattr(torch._dynamo.config, limit)))

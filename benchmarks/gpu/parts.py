@@ -17,6 +17,7 @@ from benchmarks.gpu.timing import clocked, flops_of, once, peak_gib, seconds_of
 from eim_ops.backbones.adapter import PipelineBackbone
 from eim_ops.edit import ImageHalves, encode_images, encode_prompts, identify_targets, manipulate_images
 from eim_ops.joint import Conditioning
+from eim_ops.loading import allow_many_graphs
 from eim_ops.method import Method
 from eim_ops.peers.flowedit import FlowEditSettings, flowedit
 from eim_ops.task import EditTask, wanted_targets
@@ -300,10 +301,7 @@ def measure_compiled(bench: Bench) -> None:
     """The transformer's blocks compiled for static shapes; then velocities and whole edits again."""
 
     def compile_blocks() -> Figures:
-        # Every batch, forward and backward, makes graphs of its own; beyond torch's limit of 8 for one function the
-        # next would run uncompiled without a word.
-        limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
-        setattr(torch._dynamo.config, limit, 64)
+        allow_many_graphs()
         transformer = bench.backbone.pipeline.transformer
         blocks = [*transformer.transformer_blocks, *getattr(transformer, "single_transformer_blocks", ())]
         for block in blocks:

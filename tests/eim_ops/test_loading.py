@@ -1,4 +1,5 @@
 import sys
+from functools import partialmethod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+from torch._dynamo.utils import counters
 
 from eim_ops.backbones.adapter import PipelineBackbone
 from eim_ops.backbones.registry import FAMILIES, UnknownFamilyError
@@ -133,6 +135,29 @@ def test_attention_without_the_derivatives_of_hsds_is_refused_by_key(
         return
     with pytest.raises(LoadingError, match=message):
         check_image_half(loading, "hsds", dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "dtype"), [("flux-schnell", "float32"), ("qwen-image", "bfloat16")])
+def test_compiled_blocks_take_every_aspect_bucket_within_torchs_limit_of_graphs(
+    family: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PIPELINES[family]().save_pretrained(tmp_path)
+    # Traced as ever, and run as traced: generating code takes minutes and changes no count.
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=8):
+        backbone = load_backbone(str(tmp_path), device="cpu", dtype=dtype, loading=Loading(compile=True))
+        conditioning, sigma, traced = backbone.encode_text(PROMPTS), torch.tensor(0.7), []
+        for size in [(8, 8), (8, 12), (12, 8), (6, 16), (16, 6), (10, 14), (14, 10), (4, 16), (16, 4), (12, 12)]:
+            x = torch.randn((3, 4, *size), generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
+            backbone.velocity(x, sigma, conditioning)
+            backbone.vjp(x, sigma, conditioning, x)
+            backbone.jvp(x, sigma, conditioning, x)
+            traced.append(counters["frames"]["total"])
+    assert traced[0] < traced[1], "compiled once more, for sizes that change"
+    if dtype == "float32":
+        assert traced[1] == traced[-1]
 
 
 def test_attention_is_set_for_one_model_alone(schnell: str, monkeypatch: pytest.MonkeyPatch) -> None:
