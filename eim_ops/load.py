@@ -1,6 +1,7 @@
 """Models by name: a shipped one, a local folder, or a hub id; resolved where the worker runs."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,10 @@ from eim_ops.loading import (
 )
 from eim_ops.mini.shipped import SHIPPED, shipped_path
 
+_COMMIT = re.compile("[0-9a-f]{40}")
+_HASHED = (".safetensors", ".json", ".jinja", ".txt", ".model")
+"""Weights, configurations, chat templates, and what tokenizers are made of."""
+
 
 def model_folder(name: str) -> Path | None:
     """The folder of a shipped or local model; None for a hub id."""
@@ -36,7 +41,7 @@ def model_folder(name: str) -> Path | None:
 def model_revision(name: str, revision: str | None = None) -> str:
     """What pins the weights, without loading them: for a folder a hash of its files, for a hub id `revision`.
 
-    Raises ValueError for a hub id without a revision, since results could then change under one name.
+    Raises ValueError for a hub id whose revision is no commit, since results could then change under one name.
     """
     folder = model_folder(name)
     if folder is None:
@@ -45,10 +50,15 @@ def model_revision(name: str, revision: str | None = None) -> str:
                 f"model {name!r} is no shipped model ({', '.join(SHIPPED)}) and no local folder; for a hub id "
                 "give its revision (a commit) as well"
             )
+        if not _COMMIT.fullmatch(revision):
+            raise ValueError(
+                f"model {name!r} has the revision {revision!r}, which can come to mean other weights; give the commit, "
+                f"40 hexadecimal digits: `git ls-remote https://huggingface.co/{name}` lists those of branches and tags"
+            )
         return revision
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".safetensors", ".json", ".jinja"):
+        if path.suffix in _HASHED:
             digest.update(path.relative_to(folder).as_posix().encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -69,7 +79,8 @@ def checked_family(name: str, revision: str | None, loading: Loading) -> tuple[P
     """
     config = stored_config(model_folder(name), name, revision)
     family, index = family_of(config, name), config("")
-    check_family(loading, index["_class_name"], family.guidance_of(config), index["transformer"][1])
+    kinds = family.guidance_of(config), family.attention_kind
+    check_family(loading, index["_class_name"], *kinds, index["transformer"][1])
     check_stored(loading, stored_quantisation(config("transformer")))
     return config, family
 
@@ -114,7 +125,7 @@ def _absent(index: Mapping[str, Any]) -> dict[str, None]:
 
 
 def load_captioner(name: str, revision: str | None = None, device: str = "auto") -> Captioner:
-    """Load a captioner for inference."""
+    """Load a captioner for inference. Raises ValueError as `model_revision` does."""
     from eim_ops.captioning.vlm import load_vlm  # seconds, which whoever asks for facts alone should not pay
 
-    return load_vlm(model_folder(name) or name, name, revision or model_revision(name), pick_device(device))
+    return load_vlm(model_folder(name) or name, name, model_revision(name, revision), pick_device(device))

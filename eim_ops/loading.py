@@ -1,6 +1,7 @@
 """How a backbone's weights are loaded and run, and what refuses it before any weight is loaded."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -16,6 +17,14 @@ Storage = Literal["float8_e4m3fn", "float8_e5m2"]
 _PACKAGES = {"torchao": "torchao", "quanto": "optimum.quanto"}
 _WHERE_ONLY = ("device_map", "group_offload")
 """Settings that move weights about and leave every pixel as it is."""
+
+# Attention by the beginnings of diffusers' names.
+_NO_MASKS = ("flash", "_flash", "_native_flash", "_native_xla", "sage", "_sage")
+"""They refuse a mask, or (varlen) take the first keys, as many as it leaves, where padding may be in the middle."""
+_NO_BACKWARD = ("sage", "_sage", "_flash_3")
+"""They fail, or leave their share of a gradient out without a word."""
+_FORWARD_MODE = (None, "native", "_native_math")
+"""What forward-mode differentiation goes through: torch's own choice is plain products there."""
 
 
 class LoadingError(ValueError):
@@ -33,7 +42,8 @@ class Loading:
     group_offload: weights wait in the CPU's memory and come to the GPU in groups.
     device_map: `balanced` spreads the parts over an actor's GPUs.
     attention_backend: a name of diffusers', `native` is torch's.
-    compile: the transformer's repeated blocks are compiled.
+    compile: the transformer's repeated blocks are compiled, at a process's first call of a size and once more for all
+        further sizes.
     """
 
     guidance: float | None = None
@@ -73,9 +83,12 @@ class Loading:
     @property
     def forward_only(self) -> str | None:
         """The setting that leaves no derivatives: weights that change or move behind a call, where backward would
-        read other memory, or quantised layers that forward mode can't go through (all but torchao's)."""
+        read other memory, quantised layers that forward mode can't go through (all but torchao's), or attention without
+        a backward pass."""
         if self.quantisation not in (None, "torchao"):
             return "quantisation"
+        if self.attention_backend is not None and self.attention_backend.startswith(_NO_BACKWARD):
+            return "attention_backend"
         return next((key for key in ("layerwise_casting", "group_offload") if getattr(self, key)), None)
 
     def pixels(self) -> dict[str, Any]:
@@ -89,7 +102,7 @@ class Loading:
         }
 
 
-def check_family(loading: Loading, family: str, guidance_kind: str, transformer: str) -> None:
+def check_family(loading: Loading, family: str, guidance_kind: str, attention_kind: str, transformer: str) -> None:
     """Raises LoadingError for what a family can't do. family, transformer: class names of diffusers."""
     if loading.guidance is not None and guidance_kind != "embedded":
         mend = "method.free_guidance is its guidance" if guidance_kind == "true" else "it has none"
@@ -100,17 +113,37 @@ def check_family(loading: Loading, family: str, guidance_kind: str, transformer:
         if not getattr(getattr(diffusers, transformer), "_repeated_blocks", None):
             raise LoadingError(f"loading.compile: {family} names no repeated blocks to compile: leave it out")
     if loading.attention_backend is not None:
-        _check_attention(loading.attention_backend, family)
+        _check_attention(loading.attention_backend, family, attention_kind)
+    if loading.quantisation_options:
+        _check_options(loading)
 
 
-def _check_attention(name: str, family: str) -> None:
+def _check_attention(name: str, family: str, attention_kind: str) -> None:
     from diffusers.models.attention_dispatch import AttentionBackendName
 
-    if family == "StableDiffusion3Pipeline":
+    if attention_kind == "fixed":
         raise LoadingError(f"loading.attention_backend has no effect on {family}: leave it out")
     allowed = [its.value for its in AttentionBackendName if not its.value.endswith("_hub")]  # those fetch remote code
+    why = ""
+    if attention_kind == "masked":
+        allowed = [its for its in allowed if not its.startswith(_NO_MASKS)]
+        why = f", which can't leave out the padding that {family} masks" if name.startswith(_NO_MASKS) else ""
     if name not in allowed:
-        raise LoadingError(f"loading.attention_backend is {name!r}; allowed: {', '.join(allowed)}")
+        raise LoadingError(f"loading.attention_backend is {name!r}{why}; allowed: {', '.join(allowed)}")
+
+
+def _check_options(loading: Loading) -> None:
+    """By name, since diffusers drops what it doesn't know."""
+    from diffusers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    parameters = inspect.signature(AUTO_QUANTIZATION_CONFIG_MAPPING[str(loading.quantisation)]).parameters
+    known = [name for name, its in parameters.items() if its.kind is not its.VAR_KEYWORD]
+    for name in loading.quantisation_options:
+        if name not in known:
+            raise LoadingError(
+                f"loading.quantisation_options.{name}: {loading.quantisation} has no such option; it has "
+                f"{', '.join(known)}"
+            )
 
 
 def stored_quantisation(transformer: Mapping[str, Any]) -> str | None:
@@ -130,17 +163,26 @@ def check_stored(loading: Loading, stored: str | None) -> None:
         raise LoadingError(f"loading.quantisation: the weights are stored quantised, by {stored}: leave it out")
 
 
-def check_image_half(loading: Loading, image_half: str, stored: str | None = None) -> None:
-    """Raises LoadingError for HSDS with weights that have no derivatives."""
-    if image_half == "hsds" and loading.forward_only is None and not has_derivatives(loading, stored):
+def check_image_half(loading: Loading, image_half: str, dtype: str, stored: str | None = None) -> None:
+    """Raises LoadingError for HSDS with a model that has no derivatives. dtype: the model's, as torch names it."""
+    if image_half != "hsds":
+        return
+    if key := loading.forward_only:
+        other = "take torchao's, " if key == "quantisation" else ""
+        raise LoadingError(
+            f"loading.{key} {getattr(loading, key)} leaves no derivatives, which image_half hsds needs: leave it out, "
+            f"{other}or take image_half dds"
+        )
+    if not has_derivatives(loading, stored):
         raise LoadingError(
             f"method.image_half hsds needs derivatives, which weights that are stored quantised by {stored} lack: take "
             "image_half dds, or weights that are not"
         )
-    if image_half == "hsds" and loading.forward_only:
+    # In float32 a backbone takes differences instead.
+    if dtype != "float32" and loading.attention_backend not in _FORWARD_MODE:
         raise LoadingError(
-            f"loading.{loading.forward_only} leaves no derivatives, which image_half hsds needs: leave it out, take "
-            "torchao's quantisation, or image_half dds"
+            f"loading.attention_backend {loading.attention_backend} has no forward mode, which image_half hsds needs "
+            f"in {dtype}: leave it out, or take dtype float32 or image_half dds"
         )
 
 
@@ -167,7 +209,10 @@ def check_machine(loading: Loading, device: "torch.device") -> None:
 
 
 def quantisation_config(loading: Loading) -> Any:
-    """diffusers' own configuration for the transformer alone; None where nothing is quantised."""
+    """diffusers' own configuration for the transformer alone; None where nothing is quantised.
+
+    Raises LoadingError for options that it refuses.
+    """
     if loading.quantisation is None:
         return None
     from diffusers import PipelineQuantizationConfig
@@ -176,12 +221,22 @@ def quantisation_config(loading: Loading) -> Any:
     options: dict[str, Any] = dict(loading.quantisation_options)
     if loading.quantisation.startswith("bitsandbytes"):
         options["load_in_" + loading.quantisation.removeprefix("bitsandbytes_")] = True
-    if loading.quantisation == "torchao":
-        import torchao.quantization
-
-        options["quant_type"] = getattr(torchao.quantization, options.get("quant_type", "Int8WeightOnlyConfig"))()
-    config = AUTO_QUANTIZATION_CONFIG_MAPPING[loading.quantisation](**options)
+    try:
+        if loading.quantisation == "torchao":
+            options["quant_type"] = _torchao_type(options.get("quant_type", "Int8WeightOnlyConfig"))()
+        config = AUTO_QUANTIZATION_CONFIG_MAPPING[loading.quantisation](**options)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise LoadingError(f"loading.quantisation_options: {loading.quantisation} refuses them: {error}") from None
     return PipelineQuantizationConfig(quant_mapping={"transformer": config})
+
+
+def _torchao_type(name: Any) -> Any:
+    import torchao.quantization
+
+    known = [its for its in dir(torchao.quantization) if its.endswith("Config")]
+    if name not in known:
+        raise ValueError(f"quant_type is {name!r}, and has to be one of {', '.join(known)}")
+    return getattr(torchao.quantization, name)
 
 
 def prepare(pipeline: Any, loading: Loading, device: "torch.device", dtype: "torch.dtype") -> None:
@@ -197,6 +252,24 @@ def prepare(pipeline: Any, loading: Loading, device: "torch.device", dtype: "tor
     elif not loading.device_map:
         pipeline.to(device)
     if loading.attention_backend:
+        from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+        # diffusers would leave it as the choice of every other model in this process as well.
+        others = _AttentionBackendRegistry._active_backend
         transformer.set_attention_backend(loading.attention_backend)
+        _AttentionBackendRegistry.set_active_backend(others)
     if loading.compile:
+        allow_many_graphs()
         transformer.compile_repeated_blocks()
+
+
+def allow_many_graphs() -> None:
+    """Raise the number of graphs that torch.compile may make of one function in this process from its 8 to 64.
+
+    The first size is compiled for itself, the second for sizes that change, each forward, backward and (in half
+    precision, in pieces) forward mode; beyond the limit the next would run uncompiled without a word.
+    """
+    import torch
+
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    setattr(torch._dynamo.config, limit, max(64, getattr(torch._dynamo.config, limit)))

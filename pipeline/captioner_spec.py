@@ -17,7 +17,12 @@ _Text = Annotated[str, Field(min_length=1)]
 
 
 EngineValue = str | int | float | bool
-_ENGINE_TAKEN = frozenset({"model", "revision", "tokenizer", "tokenizer_revision", "trust_remote_code", "seed"})
+_ENGINE_TAKEN = frozenset(
+    {
+        "model", "revision", "code_revision", "tokenizer", "tokenizer_revision", "hf_config_path", "trust_remote_code",
+        "load_format", "seed",
+    }
+)  # fmt: skip
 
 
 class _Spec(BaseModel):
@@ -66,7 +71,8 @@ class VllmSpec(_Spec):
         taken = sorted(set(engine) & _ENGINE_TAKEN)
         if taken:
             raise ValueError(
-                f"{', '.join(taken)}: not for the engine; a captioner's model and revision are keys of its own"
+                f"{', '.join(taken)}: not for the engine; a captioner's model and revision are keys of its own, and "
+                "only safetensors are read"
             )
         return engine
 

@@ -124,7 +124,7 @@ class CaptionWriter:
         return {**BLANK_RESULT, "edit_id": edit.edit_id, "target_prompts": prompts}
 
     def _target(self, row: Row, edit: AskedEdit, place: int, written: Prompt | None) -> Prompt:
-        """The user's own words are held to a bound only where the recipe gives one."""
+        """The user's own words are held to the same bound, unless the recipe sets it to null."""
         prompt: Prompt | None = edit.given_prompts[place]
         if prompt is None and written is not None:
             return written

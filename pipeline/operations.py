@@ -116,7 +116,7 @@ def _make_captioner(recipe: Recipe, device: str) -> "Captioner | None":
         # The recipe's rate and number of questions at once hold for all actors together.
         actors = recipe.pools.caption.size or 1
         settings["requests_per_minute"] /= actors
-        settings["concurrency"] = max(1, spec.concurrency // actors)
+        settings["concurrency"] = spec.concurrency // actors
         return HttpCaptioner(**settings)
     if isinstance(spec, VllmSpec):
         from pipeline.vllm_captioner import start_vllm
@@ -149,7 +149,8 @@ def _facts(recipe: Recipe) -> ModelFacts:
         captioner_revision = _captioner_revision(recipe)
         config, family = checked_family(recipe.model, recipe.model_revision, recipe.loading)
         check_free_guidance(recipe.method, family.guidance_of(config))
-        check_image_half(recipe.loading, recipe.method.image_half, stored_quantisation(config("transformer")))
+        stored = stored_quantisation(config("transformer"))
+        check_image_half(recipe.loading, recipe.method.image_half, recipe.dtype, stored)
         limits = family.size_step(config), family.largest_side(config)
         return ModelFacts(revision, captioner_revision, sizes_of(recipe, family.own_size(config), *limits))
     except (ValueError, OSError) as error:
@@ -157,7 +158,8 @@ def _facts(recipe: Recipe) -> ModelFacts:
 
 
 def _captioner_revision(recipe: Recipe) -> str:
-    """A captioner that is asked our questions changes with them; one that brings its own has them in its files."""
+    """A captioner that is asked our questions changes with them, and with what its answers are held to; one that brings
+    its own has them in its files."""
     from eim_ops.load import model_revision
     from eim_ops.mini.shipped import SHIPPED
 
@@ -168,20 +170,22 @@ def _captioner_revision(recipe: Recipe) -> str:
         return fingerprint(spec.model_dump())[:16]
     if isinstance(spec, str) and spec in SHIPPED:
         return model_revision(spec)
-    from eim_ops.captioning.instructions import GENERAL
+    from eim_ops.captioning.instructions import GENERAL, constraint_is_installed
 
     if isinstance(spec, HttpSpec):
         return f"{spec.revision}+{GENERAL.digest}"
+    if isinstance(spec, VllmSpec):
+        return f"{model_revision(spec.model, spec.revision)}+{GENERAL.digest}"
     pinned = model_revision(spec) if isinstance(spec, str) else model_revision(spec.model, spec.revision)
-    return f"{pinned}+{GENERAL.digest}"
+    return f"{pinned}+{GENERAL.digest}" + ("+constrained" if constraint_is_installed() else "")
 
 
 def caption_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
     """All settings that change captions, the image and the request aside: what they are cached by."""
     settings = {"captioner": captioner_identity(recipe.captioner), "captioner_revision": facts.captioner_revision}
-    # Left out where it is not given, so that outputs from before this key keep their fingerprint.
-    bound = {} if recipe.max_changed_words is None else {"max_changed_words": recipe.max_changed_words}
-    return {**settings, **bound}
+    # Left out where it is not given, so that outputs from before this key keep their fingerprint. Null changes none.
+    given = "max_changed_words" in recipe.model_fields_set and recipe.max_changed_words is not None
+    return {**settings, **({"max_changed_words": recipe.max_changed_words} if given else {})}
 
 
 def pixel_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from eim_ops.captioning.minimal_pair import MAX_CHANGED_WORDS
 from eim_ops.loading import Loading
 from eim_ops.method import Method
 from pipeline.augment_spec import Augment
-from pipeline.captioner_spec import KIND_KEYS, CaptionerSpec, TemplateSpec
+from pipeline.captioner_spec import KIND_KEYS, CaptionerSpec, HttpSpec, TemplateSpec
 from pipeline.edit_spec import EditSpec
 from pipeline.size_spec import BucketsSpec, OutputSize, SizeSpec, check_sizes
 from pipeline.sweep import Sweep, expand
@@ -82,7 +83,7 @@ class Recipe(_Model):
     model: _Text
     model_revision: _Text | None = None
     captioner: CaptionerSpec = "mini-vlm"
-    max_changed_words: Annotated[int, Field(ge=1)] | None = None
+    max_changed_words: Annotated[int, Field(ge=1)] | None = MAX_CHANGED_WORDS
     caption_cache: _Text | None = None
     edits: tuple[EditSpec, ...] = ()
     sweep: Sweep | None = None
@@ -142,6 +143,16 @@ class Recipe(_Model):
         for name in sorted(self.pools.model_fields_set - set(self.pool_names)):
             there = ", ".join(self.pool_names)
             raise ValueError(f"pools.{name}: this recipe has no such pool but {there}; see `placement`")
+        return self
+
+    @model_validator(mode="after")
+    def _questions_at_once(self) -> "Recipe":
+        actors = self.pools.caption.size or 1
+        if isinstance(self.captioner, HttpSpec) and actors > self.captioner.concurrency:
+            raise ValueError(
+                f"pools.caption.size: {actors} actors ask a question each, and captioner.concurrency allows "
+                f"{self.captioner.concurrency} at once for all of them; lower the size (one actor asks all) or raise it"
+            )
         return self
 
     @model_validator(mode="after")

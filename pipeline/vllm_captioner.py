@@ -108,7 +108,8 @@ def start_vllm(spec: VllmSpec) -> VllmCaptioner:
         source = snapshot_download(spec.model, revision=revision)
     else:
         source = str(folder)
-    engine: Row = {"seed": 0, "limit_mm_per_prompt": {"image": 1}, **spec.engine}
+    # vLLM's own choice would also read pickled weights.
+    engine: Row = {"seed": 0, "load_format": "safetensors", "limit_mm_per_prompt": {"image": 1}, **spec.engine}
     if spec.gpus > 1:
         engine.setdefault("distributed_executor_backend", "mp")  # on the GPUs that this actor holds
     config = vLLMEngineProcessorConfig(

@@ -74,9 +74,9 @@ def _measure(
         return
     bench = made[0]
     parts.measure_velocities(bench)
-    parts.measure_edits(bench)
+    edits = parts.measure_edits(bench)
     parts.measure_plain(bench)
-    parts.measure_flowedit(bench)
+    parts.measure_flowedit(bench, edits)
     parts.measure_derivatives(bench)
     parts.measure_attention(bench)
     parts.measure_compiled(bench)

@@ -13,13 +13,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu.build import SOURCE, TARGET
 from benchmarks.gpu.report import Report, free
-from benchmarks.gpu.timing import flops_of, once, peak_gib, seconds_of
+from benchmarks.gpu.timing import clocked, flops_of, once, peak_gib, seconds_of
 from eim_ops.backbones.adapter import PipelineBackbone
-from eim_ops.edit import edit_images
+from eim_ops.edit import ImageHalves, encode_images, encode_prompts, identify_targets, manipulate_images
 from eim_ops.joint import Conditioning
+from eim_ops.loading import allow_many_graphs
 from eim_ops.method import Method
 from eim_ops.peers.flowedit import FlowEditSettings, flowedit
-from eim_ops.task import EditTask
+from eim_ops.task import EditTask, wanted_targets
 
 STRENGTHS = (-1.0, 0.5, 1.0, 1.5)
 _SIGMA = 0.6
@@ -88,6 +89,7 @@ def measure_velocities(bench: Bench, label: str = "velocity") -> None:
 
     def one(rows: int) -> Figures:
         inputs = bench.inputs(rows)
+        bench.backbone.velocity(*inputs)  # traced here, where it is compiled
         before = _traced()
         timed = seconds_of(lambda: bench.backbone.velocity(*inputs), bench.device, bench.budget)
         tflops = rows * bench.flops / timed["seconds"] / 1e12
@@ -167,12 +169,12 @@ def measure_derivatives(bench: Bench) -> None:
     bench.part("vjp_checkpointed", lambda: one("vjp_checkpointed", checkpointed))
 
 
-def measure_edits(bench: Bench, label: str = "edits", batch: int = 4) -> None:
+def measure_edits(bench: Bench, label: str = "edits", batch: int = 4) -> Mapping[str, Any] | None:
     """Whole edits: `batch` images are encoded, a direction found by HSDS, and four strengths made of each.
 
     Where memory runs out the batch is halved, as in a job.
     """
-    bench.part(label, lambda: _edits(bench, batch))
+    return bench.part(label, lambda: _edits(bench, batch))
 
 
 def _edits(bench: Bench, batch: int) -> Figures:
@@ -188,23 +190,45 @@ def _edits(bench: Bench, batch: int) -> Figures:
     if smaller:
         free()
         return _edits(bench, smaller)
-    traced, evaluations = _traced(), bench.backbone.evaluations
-    finite: list[bool] = []
-    timed = once(lambda: finite.extend(_edited(bench, bench.method, batch)), bench.device)
-    evaluations = bench.backbone.evaluations - evaluations
+    traced, before, runs = _traced(), bench.backbone.evaluations, list[_Edited]()
+    timed = once(lambda: runs.append(_edited(bench, bench.method, batch)), bench.device)
+    evaluations, (run,) = bench.backbone.evaluations - before, runs
     return {
-        "edits_per_second": len(finite) / timed["seconds"], "edits": len(finite), "batch": batch,
-        "steps": bench.steps, "evaluations_per_edit": evaluations / len(finite),
-        "evaluations_per_second": evaluations / timed["seconds"], "finite": sum(finite),
+        "edits_per_second": len(run.finite) / timed["seconds"], "edits": len(run.finite), "batch": batch,
+        "steps": bench.steps, "evaluations_per_edit": evaluations / len(run.finite),
+        "evaluations_per_second": evaluations / timed["seconds"], "finite": sum(run.finite),
+        "hsds_share_of_evaluations": run.hsds_evaluations / evaluations,
+        "hsds_share_of_seconds": run.hsds_seconds / timed["seconds"],
         "recompiles_after_warm_up": _traced() - traced, **timed,
     }  # fmt: skip
 
 
-def _edited(bench: Bench, method: Method, batch: int) -> list[bool]:
+@dataclass(frozen=True)
+class _Edited:
+    """finite: of each edit. The others: what HSDS took of it all."""
+
+    finite: list[bool]
+    hsds_evaluations: int
+    hsds_seconds: float
+
+
+def _edited(bench: Bench, method: Method, batch: int) -> _Edited:
+    """As `edit_images`, unit by unit, so that a clock can be read around the second one."""
+    backbone, sources, seeds = bench.backbone, [SOURCE] * batch, list(range(batch))
     tasks = [[EditTask(str(strength), (TARGET,), strength) for strength in STRENGTHS]] * batch
-    seeds = list(range(batch))
-    made = edit_images(bench.backbone, bench.images(batch), [SOURCE] * batch, tasks, method, seeds, batch)
-    return [edited.finite for edited in made]
+    targets, halves = wanted_targets(tasks), list[ImageHalves]()
+    encoded = encode_images(backbone, bench.images(batch), sources, seeds, method, batch)
+    prompts = encode_prompts(backbone, [target.prompt for target in targets], batch)
+    clean, conditioning = encoded.joint.clean, encoded.joint.conditioning
+
+    def identify() -> None:
+        halves.append(identify_targets(backbone, clean, conditioning, targets, prompts, seeds, method, batch))
+
+    before = backbone.evaluations
+    seconds = clocked(identify, bench.device)
+    evaluations = backbone.evaluations - before
+    made = manipulate_images(backbone, encoded, halves[0], prompts, sources, tasks, method, seeds, batch)
+    return _Edited([edited.finite for edited in made], evaluations, seconds)
 
 
 def measure_plain(bench: Bench, rows: int = 4) -> None:
@@ -244,9 +268,9 @@ def measure_plain(bench: Bench, rows: int = 4) -> None:
     bench.part("diffusers_step_cache", cached)
 
 
-def measure_flowedit(bench: Bench, rows: int = 4) -> None:
+def measure_flowedit(bench: Bench, edits: Mapping[str, Any] | None, rows: int = 4) -> None:
     """FlowEdit on the same backbone, from pixels to pixels, at the paper's settings for SD3 and for FLUX (whose
-    guidance is embedded); without a card, `steps` steps."""
+    guidance is embedded); without a card, `steps` steps. edits: what `measure_edits` found, to compare."""
     backbone, guided = bench.backbone, bench.backbone.guidance_kind == "true"
     settings = FlowEditSettings() if guided else FlowEditSettings(28, 24, 1, 1)
     if bench.device.type == "cpu":
@@ -262,8 +286,10 @@ def measure_flowedit(bench: Bench, rows: int = 4) -> None:
         call()
         evaluations = backbone.evaluations - before
         timed = once(call, bench.device)
+        rate = rows / timed["seconds"]
         return {
-            "edits_per_second": rows / timed["seconds"], "batch": rows, "steps": settings.last,
+            "edits_per_second": rate, "edits_over_flowedit": edits["edits_per_second"] / rate if edits else None,
+            "batch": rows, "steps": settings.last,
             "evaluations_per_edit": evaluations / rows,
             "evaluations_per_second": evaluations / timed["seconds"], **timed,
         }  # fmt: skip
@@ -275,10 +301,7 @@ def measure_compiled(bench: Bench) -> None:
     """The transformer's blocks compiled for static shapes; then velocities and whole edits again."""
 
     def compile_blocks() -> Figures:
-        # Every batch, forward and backward, makes graphs of its own; beyond torch's limit of 8 for one function the
-        # next would run uncompiled without a word.
-        limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
-        setattr(torch._dynamo.config, limit, 64)
+        allow_many_graphs()
         transformer = bench.backbone.pipeline.transformer
         blocks = [*transformer.transformer_blocks, *getattr(transformer, "single_transformer_blocks", ())]
         for block in blocks:

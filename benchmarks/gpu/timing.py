@@ -15,12 +15,12 @@ def seconds_of(call: Callable[[], Any], device: torch.device, budget: float, mos
 
     memory_peak_gib: the allocator's on a card, 0 elsewhere.
     """
-    _timed(call, device)
+    clocked(call, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times: list[float] = []
     while len(times) < 3 or (sum(times) < budget and len(times) < most):
-        times.append(_timed(call, device))
+        times.append(clocked(call, device))
     return {
         "seconds": statistics.median(times),
         "fastest": min(times),
@@ -33,7 +33,7 @@ def once(call: Callable[[], Any], device: torch.device) -> dict[str, float]:
     """As `seconds_of`, of one call that was warmed up elsewhere."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    return {"seconds": _timed(call, device), "memory_peak_gib": peak_gib(device)}
+    return {"seconds": clocked(call, device), "memory_peak_gib": peak_gib(device)}
 
 
 def peak_gib(device: torch.device) -> float:
@@ -41,7 +41,8 @@ def peak_gib(device: torch.device) -> float:
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
 
 
-def _timed(call: Callable[[], Any], device: torch.device) -> float:
+def clocked(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of a call, until the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eim_ops.backbones.base import Backbone, GuidanceKind, PromptTooLongError
+from eim_ops.backbones.base import AttentionKind, Backbone, GuidanceKind, PromptTooLongError
 from eim_ops.joint import Conditioning
 
 PartConfig = Callable[[str], Mapping[str, Any]]
@@ -22,13 +22,15 @@ class PipelineBackbone(Backbone):
     """Text tokens that a prompt is padded to unless `loading.prompt_tokens` says otherwise; longer ones are refused."""
     embedded_guidance: ClassVar[float | None] = None
     """The pipeline's default scale, where the guidance is embedded."""
+    attention_kind: ClassVar[AttentionKind] = "unmasked"
+    """Which `loading.attention_backend` it can take."""
 
     def __init__(
         self, pipeline: Any, name: str, revision: str, spectrum: Tensor | None = None, *,
         guidance: float | None = None, prompt_tokens: int | None = None, forward_only: bool = False,
     ) -> None:  # fmt: skip
-        """guidance: the embedded scale. prompt_tokens: see the class; None: the family's own of both. forward_only: its
-        weights have no derivatives, see `eim_ops/loading.py`."""
+        """guidance: the embedded scale. prompt_tokens: see the class; None: the family's own of both. forward_only: it
+        was loaded without derivatives, see `eim_ops/loading.py`."""
         config = loaded_config(pipeline)
         super().__init__(name, revision, self.own_size(config), spectrum)
         self.pipeline = pipeline
@@ -130,9 +132,9 @@ class PipelineBackbone(Backbone):
         return scheduler.sigmas.to(self.device, torch.float32)
 
     def vjp(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, cotangent: Tensor) -> Tensor:
-        """As every backbone's. Raises ValueError where the weights were loaded for forward passes alone."""
+        """As every backbone's. Raises ValueError where the model was loaded for forward passes alone."""
         if self._forward_only:
-            raise ValueError(f"{self.name} was loaded with weights that have no derivatives")
+            raise ValueError(f"{self.name} was loaded with weights or attention that have no derivatives")
         return super().vjp(latents, sigma, conditioning, cotangent)
 
     def _image_tokens(self, shape: Sequence[int]) -> int:
@@ -179,6 +181,11 @@ def packed(latents: Tensor) -> Tensor:
 def unpacked(tokens: Tensor, shape: Sequence[int]) -> Tensor:
     """Tokens back to (B, C, h, w); shape: (h, w)."""
     return torch.nn.functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (shape[0] // 2, shape[1] // 2)), 2)
+
+
+def padded(rows: Tensor, count: int) -> Tensor:
+    """(n, ...) to (count, ...), zeros appended."""
+    return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
 
 
 def token_count(tokenizer: Any, text: str) -> int:

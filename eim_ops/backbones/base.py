@@ -16,6 +16,11 @@ GuidanceKind = Literal["true", "embedded", "none"]
 guided samples. `none`: distilled without one. The last two have no empty prompt's velocity worth subtracting."""
 
 
+AttentionKind = Literal["fixed", "unmasked", "masked"]
+"""How a family's transformer attends: `fixed` by torch's kernel, whatever is set; else by a kernel that can be set, and
+that has to take masks where padding is `masked`."""
+
+
 class PromptTooLongError(ValueError):
     """A prompt has more tokens than a text encoder takes; it is never cut silently."""
 

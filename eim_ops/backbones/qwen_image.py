@@ -1,11 +1,13 @@
 """Qwen-Image."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from eim_ops.backbones.adapter import PartConfig, PipelineBackbone, packed, token_count, unpacked
+from eim_ops.backbones.adapter import PartConfig, PipelineBackbone, packed, padded, token_count, unpacked
+from eim_ops.backbones.base import AttentionKind
 from eim_ops.joint import Conditioning
 
 
@@ -15,6 +17,8 @@ class QwenImageBackbone(PipelineBackbone):
 
     Each prompt is encoded alone: the pipeline pads to the longest of a batch, which would tell a row's neighbours.
     """
+
+    attention_kind: ClassVar[AttentionKind] = "masked"
 
     @classmethod
     def size_step(cls, config: PartConfig) -> int:
@@ -65,8 +69,3 @@ class QwenImageBackbone(PipelineBackbone):
         guided = packed(super().guide(velocity, from_empty, weight))
         ratio = packed(velocity).norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
         return unpacked(guided * ratio, velocity.shape[-2:])
-
-
-def padded(rows: Tensor, count: int) -> Tensor:
-    """(n, ...) to (count, ...), zeros appended."""
-    return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])

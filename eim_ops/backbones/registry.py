@@ -23,6 +23,7 @@ FAMILIES: Mapping[str, type[PipelineBackbone]] = {
 }
 
 _SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+_LIBRARIES = ("diffusers", "transformers")
 
 
 class UnknownFamilyError(ValueError):
@@ -56,4 +57,17 @@ def family_of(config: PartConfig, name: str) -> type[PipelineBackbone]:
     scheduler = (index.get("scheduler") or [None, None])[1]
     if scheduler != _SCHEDULER:
         raise UnknownFamilyError(f"{name} has the scheduler {scheduler}; known is {_SCHEDULER}: give it that one")
+    _check_parts(index, name)
     return FAMILIES[found]
+
+
+def _check_parts(index: Mapping[str, Any], name: str) -> None:
+    """Refuses a part whose class is not named among the libraries' own: it could be code that the model brings."""
+    for part, its in index.items():
+        match its:
+            case [str(library), str(kind)]:
+                if library not in _LIBRARIES or (library == "transformers" and kind.startswith("Auto")):
+                    raise UnknownFamilyError(
+                        f"{name}: its {part} is {library}'s {kind}, which could be code of its own, and that is never "
+                        f"run; name a class of {' or '.join(_LIBRARIES)} in model_index.json"
+                    )

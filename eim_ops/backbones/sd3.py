@@ -12,6 +12,7 @@ from eim_ops.backbones.adapter import (
     token_count,
     vae_scale,
 )
+from eim_ops.backbones.base import AttentionKind
 from eim_ops.joint import Conditioning
 
 
@@ -23,6 +24,7 @@ class Sd3Backbone(PipelineBackbone):
     """
 
     prompt_tokens: ClassVar[int] = 256
+    attention_kind: ClassVar[AttentionKind] = "fixed"
 
     @classmethod
     def own_size(cls, config: PartConfig) -> int:

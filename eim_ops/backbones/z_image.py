@@ -1,12 +1,13 @@
 """Z-Image and Z-Image-Turbo."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from eim_ops.backbones.adapter import PartConfig, PipelineBackbone, token_count
-from eim_ops.backbones.qwen_image import padded
+from eim_ops.backbones.adapter import PartConfig, PipelineBackbone, padded, token_count
+from eim_ops.backbones.base import AttentionKind
 from eim_ops.joint import Conditioning
 
 
@@ -18,6 +19,8 @@ class ZImageBackbone(PipelineBackbone):
     The pipeline's `guidance_scale` g means `v + g (v - v_empty)`, so `free_guidance` is g + 1. Turbo was made for none,
     g = 0; no configuration tells the two apart, so the method must: `free_guidance: 1`.
     """
+
+    attention_kind: ClassVar[AttentionKind] = "masked"
 
     @classmethod
     def own_size(cls, config: PartConfig) -> int:

@@ -47,10 +47,3 @@ def _tokens_of(tokenizer: PreTrainedTokenizerFast) -> Any:
     from llguidance.hf import from_tokenizer
 
     return from_tokenizer(tokenizer)
-
-
-def constraint_is_installed() -> bool:
-    """Whether `eim[constrained]` is."""
-    from importlib.util import find_spec
-
-    return find_spec("llguidance") is not None

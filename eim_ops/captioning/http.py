@@ -1,9 +1,11 @@
 """A captioner behind an OpenAI-compatible endpoint (`POST <url>/chat/completions`)."""
 
+import asyncio
 import base64
 import email.utils
 import io
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,8 +45,9 @@ class HttpCaptioner:
     """Asks one question a row, at most `concurrency` at once and `requests_per_minute` by this captioner.
 
     `key_env` names the environment variable that holds the key; the key itself is in no field, message or row.
-    Lost connections, timeouts, cut answers and the statuses 408, 409, 425, 429 and 5xx are tried again, `attempts` in
-    all, after the pause that Retry-After asks for, up to a minute.
+    Lost connections, answers that are not whole within `timeout_seconds` or are no chat completion, and the statuses
+    408, 409, 425, 429 and 5xx are tried again, `attempts` in all, after the pause that Retry-After asks for, up to a
+    minute. A completion that is cut at `max_tokens`, or holds no prompt, is refused at once.
     """
 
     url: str
@@ -79,6 +82,7 @@ class HttpCaptioner:
         return self._answers([[{"type": "text", "text": text}]])[0]
 
     def _answers(self, contents: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+        _ = self._limiter, self._loop, self._client  # here, and not by each thread for itself
         with ThreadPoolExecutor(self.concurrency) as threads:
             return all_or_refused(list(threads.map(_error_as_value(self._answer), contents)))
 
@@ -108,9 +112,9 @@ class HttpCaptioner:
     def _ask(self, question: Mapping[str, Any]) -> str:
         self._limiter.try_acquire("question")
         try:
-            answer = self._client.post(f"{self.url.rstrip('/')}/chat/completions", json=question)
-        except httpx2.TimeoutException:
-            raise _Transient(f"no answer within {self.timeout_seconds:g} s") from None
+            answer = asyncio.run_coroutine_threadsafe(self._post(question), self._loop).result()
+        except TimeoutError:
+            raise _Transient(f"no whole answer within {self.timeout_seconds:g} s") from None
         except httpx2.TransportError as error:
             raise _Transient(f"{type(error).__name__}: {error}") from None
         if answer.status_code in _TRANSIENT or answer.status_code >= 500:
@@ -133,14 +137,28 @@ class HttpCaptioner:
             return ""
         return f"; set {self.key_env}" if self.key_env else "; name the key's environment variable as captioner.key_env"
 
-    @cached_property
-    def _client(self) -> httpx2.Client:
+    async def _post(self, question: Mapping[str, Any]) -> httpx2.Response:
+        """Raises TimeoutError unless all of the answer is there in time. A client's own timeouts are for each read,
+        which a server that drips meets for ever."""
+        headers = self._headers()
+        async with asyncio.timeout(self.timeout_seconds):
+            return await self._client.post(f"{self.url.rstrip('/')}/chat/completions", json=question, headers=headers)
+
+    def _headers(self) -> dict[str, str]:
         key = os.environ.get(self.key_env) if self.key_env else None
         if self.key_env and not key:
             raise EndpointError(f"the environment variable {self.key_env} (captioner.key_env) is not set on the worker")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limits = httpx2.Limits(max_connections=self.concurrency)
-        return httpx2.Client(headers=headers, timeout=self.timeout_seconds, limits=limits)
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, daemon=True, name="http captioner").start()
+        return loop
+
+    @cached_property
+    def _client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(timeout=None, limits=httpx2.Limits(max_connections=self.concurrency))
 
     @cached_property
     def _limiter(self) -> Limiter:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import json_repair
@@ -89,3 +90,8 @@ GENERAL = Instructions(
     key="prompt",
 )
 """For instruction-tuned models that have none of their own."""
+
+
+def constraint_is_installed() -> bool:
+    """Whether `eim[constrained]` is, so that a model can only answer with JSON of the schema."""
+    return find_spec("llguidance") is not None

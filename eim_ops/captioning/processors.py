@@ -25,19 +25,21 @@ def load_processor(source: Path | str, **pinned: Any) -> ProcessorMixin:
 
     Qwen-VL, SmolVLM, InternVL and others bring a video processor, which transformers makes with torchvision alone; a
     captioner shows no videos, so without torchvision theirs is built from the image processor and the tokenizer.
+    Raises ValueError for one that needs code which the model brings along.
     """
+    own = {"trust_remote_code": False, **pinned}  # left out, transformers asks at the terminal
     if not is_torchvision_available():
-        family = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(source, **pinned)), None)
+        family = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(source, **own)), None)
         if family is not None and _VIDEO in family.get_attributes():
             parts = {
-                "image_processor": AutoImageProcessor.from_pretrained(source, **pinned),
-                "tokenizer": AutoTokenizer.from_pretrained(source, **pinned),
+                "image_processor": AutoImageProcessor.from_pretrained(source, **own),
+                "tokenizer": AutoTokenizer.from_pretrained(source, **own),
             }
             settings, _ = family.get_processor_dict(source, **pinned)
             settings.pop(_VIDEO, None)
             arguments = [parts.get(name) for name in family.get_attributes()]
             return image_only(family).from_args_and_dict(arguments, settings)
-    return AutoProcessor.from_pretrained(source, **pinned)
+    return AutoProcessor.from_pretrained(source, **own)
 
 
 @cache

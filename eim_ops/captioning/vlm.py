@@ -11,8 +11,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, LogitsProcessor, PreTrainedModel, ProcessorMixin
 
 from eim_ops.captioning.base import all_or_refused
-from eim_ops.captioning.constrained import JsonConstraint, constraint_is_installed
-from eim_ops.captioning.instructions import GENERAL, Instructions
+from eim_ops.captioning.constrained import JsonConstraint
+from eim_ops.captioning.instructions import GENERAL, Instructions, constraint_is_installed
 from eim_ops.captioning.processors import load_processor
 
 Message = Mapping[str, Any]
@@ -115,13 +115,23 @@ def _user(*content: Mapping[str, Any]) -> Message:
 def load_vlm(source: Path | str, name: str, revision: str, device: torch.device | str) -> VlmCaptioner:
     """Load a captioner from a folder or a hub id. `revision` pins a hub id, and names a folder's weights.
 
-    Float32 on a CPU, bfloat16 on a GPU. Raises ValueError where the model has no chat template.
+    Float32 on a CPU, bfloat16 on a GPU. Raises ValueError where the model has no chat template, or needs code that it
+    brings along.
     """
     device = torch.device(device)
     pinned = {} if isinstance(source, Path) else {"revision": revision}
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, use_safetensors=True, **pinned)
-    processor = load_processor(source, **pinned)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **pinned
+        )
+        processor = load_processor(source, **pinned)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"captioner {name} needs code of its own, which is never run; take a model whose classes transformers has"
+        ) from None
     if processor.chat_template is None:
         raise ValueError(f"captioner {name} has no chat template; take an instruction-tuned image-text-to-text model")
     processor.tokenizer.padding_side = "left"

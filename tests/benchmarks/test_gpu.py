@@ -47,7 +47,11 @@ def test_without_a_card_every_part_is_measured_on_narrow_models(name: str, tmp_p
     draws, iterations, branches = 4, 2, 3 if name.startswith("sd3") else 2
     shared = (branches - 1) + draws * (4 + 5 * iterations) + 8
     assert edits["evaluations_per_edit"] == pytest.approx(shared / 4 + branches)
-    assert parts[f"{name}/flowedit"]["evaluations_per_edit"] == (4 if name.startswith("sd3") else 2)
+    assert edits["hsds_share_of_evaluations"] == pytest.approx((shared - branches + 1) / (shared + 4 * branches))
+    assert 0.2 < edits["hsds_share_of_seconds"] < 1
+    flowedit = parts[f"{name}/flowedit"]
+    assert flowedit["evaluations_per_edit"] == (4 if name.startswith("sd3") else 2)
+    assert flowedit["edits_over_flowedit"] == edits["edits_per_second"] / flowedit["edits_per_second"]
     assert parts[f"{name}/jvp_differences"]["apart_from_forward_mode"] < 0.01
 
 
@@ -56,10 +60,11 @@ def test_compiled_blocks_are_traced_in_the_warm_up_alone(tmp_path: Path, monkeyp
     compiled = partialmethod(torch.nn.Module.compile, backend="eager")
     monkeypatch.setattr(torch.nn.Module, "compile", compiled)
     only = ("--only", "velocity_compiled", "--only", "edits_compiled")
-    parts = run(tmp_path, "--model", "sd3.5-large", "--batch", "4", *only)["parts"]
+    parts = run(tmp_path, "--model", "sd3.5-large", "--batch", "4", "--batch", "1", *only)["parts"]
     assert parts["sd3.5-large/compiled_first_call"]["blocks"] == 2
-    velocity, edits = parts["sd3.5-large/velocity_compiled/4"], parts["sd3.5-large/edits_compiled"]
-    assert velocity["evaluations_per_second"] > 0 and velocity["frames_traced"] == 0
+    edits = parts["sd3.5-large/edits_compiled"]
+    for velocity in (parts["sd3.5-large/velocity_compiled/4"], parts["sd3.5-large/velocity_compiled/1"]):
+        assert velocity["evaluations_per_second"] > 0 and velocity["frames_traced"] == 0
     assert edits["edits"] == 16 and edits["recompiles_after_warm_up"] == 0
 
 
@@ -117,7 +122,9 @@ def test_full_sizes_are_the_published_ones(name: str, billions: float) -> None:
     assert sum(its.numel() for its in transformer.parameters()) / 1e9 == pytest.approx(billions, abs=1e-3)
 
 
-def test_it_imports_eim_ops_alone_and_no_ray() -> None:
+def test_it_runs_with_eim_ops_alone_and_no_ray(tmp_path: Path) -> None:
+    arguments = ["--device", "cpu", "--model", "sd3.5-medium", "--only", "product", "--only", "edits", "--steps", "1"]
+    arguments += ["--budget", "0", "--out", str(tmp_path / "gpu.json")]
     script = (
         "import sys\n"
         "class Refuse:\n"
@@ -125,7 +132,11 @@ def test_it_imports_eim_ops_alone_and_no_ray() -> None:
         "        if name.partition('.')[0] in {'ray', 'pipeline', 'jobs', 'pydantic_settings', 's3fs', 'typer'}:\n"
         "            raise ImportError(f'{name} is not to be imported here')\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "import benchmarks.gpu.__main__\n"
+        "from benchmarks.gpu.__main__ import main\n"
+        f"main({arguments!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["device"] == "cpu" and report["parts"]["product"]["tflops"] > 0
+    assert report["parts"]["sd3.5-medium/edits"]["finite"] == 16

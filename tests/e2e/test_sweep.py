@@ -2,8 +2,9 @@
 
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from PIL import Image
 
 from eim_ops.edit import EditedImage, EditTask
 from pipeline.flow import run_edit
-from pipeline.operations import Editor, Operations
+from pipeline.operations import Editor, ModelFacts, Operations
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.storage import open_store
 from tests.conftest import PngMaker
 from tests.fakes import FakeCaptioner, FakeEditor, fake_operations
 
@@ -95,3 +97,30 @@ def test_each_image_is_captioned_once_and_every_call_but_the_last_is_full(tmp_pa
     assert len(rewritten) == 50 * 3  # once for each target, however many edits use it
     calls = sorted((what[1:] for what in notes if what[0] == "edit"), reverse=True)
     assert calls == [[6, 60]] * 8 + [[2, 20]]
+
+
+@pytest.mark.usefixtures("ray_two_cpus")
+def test_runs_that_share_a_caption_cache_ask_once_and_another_revision_asks_again(
+    root: str, png: PngMaker, tmp_path: Path
+) -> None:
+    for index in range(5):
+        open_store(root).write(f"in/{index}.png", png(index))
+
+    def asked_by(output: str, revision: str) -> Counter[str]:
+        notes = tmp_path / f"notes-{output}"
+        notes.mkdir()
+        given = {"input": {"path": f"{root}/in"}, "output": f"{root}/{output}", "caption_cache": f"{root}/shared"}
+        edits = [{"attribute": "hat", "target": "cap", "strengths": [1]}]
+        recipe = parse_recipe({**given, "model": "fake", "captioner": "fake", "edits": edits, "batch": 4})
+
+        def facts(recipe: Recipe) -> ModelFacts:
+            return replace(fake_operations().facts(recipe), captioner_revision=revision)
+
+        noting = NotingFactories(str(notes))
+        summary = run_edit(recipe, Operations(noting.captioner, noting.editor, facts))
+        assert (summary.edits, summary.failures, summary.left) == (5, 0, 0)
+        return Counter(json.loads(path.read_text())[0] for path in notes.iterdir()) - Counter(edit=99)
+
+    assert asked_by("first", "1") == {"describe": 5, "rewrite": 5}
+    assert asked_by("second", "1") == {}
+    assert asked_by("third", "2") == {"describe": 5, "rewrite": 5}

@@ -32,3 +32,10 @@ def test_costs_are_what_the_rows_tell_and_the_model_counts(backbone: Sd3Backbone
     rows = 2 * price.encode + 3 * price.identify + 4 * price.decode
     assert sum(its.evaluations for its in edited) == pytest.approx(rows)
     assert backbone.evaluations - before == 2 * price.encode + 4 * price.identify + 4 * price.decode
+
+
+@pytest.mark.parametrize(("guidance", "share"), [(1.25, 64 / 456), (1.0, 64 / 316)], ids=["true guidance", "embedded"])
+def test_hsds_is_at_most_a_third_of_an_edit_at_four_strengths_by_count(guidance: float, share: float) -> None:
+    price = costs(Method(steps=28, image_half="hsds", free_guidance=guidance))
+    whole = price.encode + price.identify + 4 * price.decode
+    assert price.identify / whole == pytest.approx(share) and share < 0.35

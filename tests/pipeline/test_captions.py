@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from eim_ops.captioning.http import HttpCaptioner
 from eim_ops.editor import Editor
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.asked import AskedEdit
@@ -87,11 +88,35 @@ def test_the_recipe_can_widen_the_bound() -> None:
     assert row["results"][0]["error_type"] is None
 
 
-def test_given_prompts_are_held_to_a_bound_only_where_the_recipe_gives_one() -> None:
-    rows = [loaded(0, asked(given="quite another picture of things"), source_prompt="a face")]
-    assert caption(rows, captioner="manifest")[0]["results"][0]["error_type"] is None
-    bound = caption(rows, captioner="manifest", max_changed_words=3)
-    assert bound[0]["results"][0]["error_type"] == "NotMinimalPair"
+@pytest.mark.parametrize(
+    ("row", "captioner"),
+    [
+        (loaded(0, asked(given="quite another picture of things"), source_prompt="a face"), {"captioner": "manifest"}),
+        (loaded(0, asked(given="quite another picture of things"), source_prompt="a face"), {"captioner": "fake"}),
+        (
+            loaded(0, fields='{"kind": "cat"}'),
+            {"captioner": {**TEMPLATE, "target": "quite another {{ kind }}, {{ target }}"}, "input": ROWS},
+        ),
+    ],
+    ids=["manifest", "beside a captioner", "template"],
+)
+def test_prompts_that_come_with_the_rows_are_held_to_the_same_bound_unless_it_is_null(
+    row: Row, captioner: dict[str, Any]
+) -> None:
+    def outcome(**changes: Any) -> Row:
+        return caption([dict(row)], **captioner, **changes)[0]["results"][0]
+
+    refused = outcome()
+    assert (refused["error_stage"], refused["error_type"]) == ("caption", "NotMinimalPair")
+    assert "at most 3 words in one place" in refused["error_message"]
+    assert outcome(max_changed_words=5)["error_type"] is None
+    assert outcome(max_changed_words=4)["error_type"] == "NotMinimalPair"
+    assert outcome(max_changed_words=None)["error_type"] is None
+
+
+def test_a_captioners_prompts_are_held_to_its_bound_where_the_recipes_is_null() -> None:
+    (row,) = caption([loaded(0, asked(request="one two three four"))], max_changed_words=None)
+    assert row["results"][0]["error_type"] == "NotMinimalPair"
 
 
 def test_cached_captions_are_equal_and_the_captioner_is_not_asked_again(tmp_path: Path) -> None:
@@ -187,6 +212,18 @@ def test_wrong_captioners_are_refused_with_the_key(captioner: Any, parts: list[s
         assert part in str(caught.value)
 
 
+def test_actors_share_the_questions_at_once_and_more_actors_than_questions_are_refused() -> None:
+    def of_each(actors: int) -> int:
+        recipe = make_recipe(captioner={**HTTP, "concurrency": 5}, pools={"caption": {"size": actors}})
+        made = real_operations().make_captioner(recipe, "cpu")
+        assert isinstance(made, HttpCaptioner)
+        return made.concurrency
+
+    assert [of_each(actors) for actors in (1, 2, 5)] == [5, 2, 1]
+    with pytest.raises(RecipeError, match=r"pools.caption.size: 6 actors .* captioner.concurrency allows 5 at once"):
+        of_each(6)
+
+
 def settings(captioner: Any, **changes: Any) -> dict[str, Any]:
     recipe: Recipe = make_recipe(captioner=captioner, model="mini-dit", **changes)
     return caption_settings(recipe, real_operations().facts(recipe))
@@ -196,17 +233,31 @@ def test_the_settings_change_with_what_changes_captions_and_with_nothing_else() 
     assert settings(HTTP) == settings({**HTTP, "concurrency": 2, "key_env": "K", "attempts": 1})
     assert settings(HTTP) != settings({**HTTP, "model": "n"})
     assert settings(HTTP) != settings({**HTTP, "max_tokens": 64})
-    assert settings(HTTP) != settings(HTTP, max_changed_words=4)
+    assert settings(HTTP) == settings(HTTP, max_changed_words=None) != settings(HTTP, max_changed_words=4)
     constant = {"kind": "template", "source": "a", "target": "b"}
     assert settings(constant) != settings({**constant, "target": "c"})
     assert set(settings("mini-vlm")) == {"captioner", "captioner_revision"}
 
 
 def test_a_model_can_be_named_with_its_revision() -> None:
-    pinned = settings({"kind": "model", "model": "owner/name", "revision": "abc"})
-    assert pinned["captioner_revision"].startswith("abc+")
+    commit = "0123456789abcdef" * 2 + "01234567"
+    pinned = settings({"kind": "model", "model": "owner/name", "revision": commit})
+    assert pinned["captioner_revision"].startswith(f"{commit}+")
     with pytest.raises(RecipeError, match="give its revision"):
         settings({"kind": "model", "model": "owner/name"})
+    with pytest.raises(RecipeError, match="has the revision 'main', which can come to mean other weights; give the"):
+        settings({"kind": "model", "model": "owner/name", "revision": "main"})
+
+
+def test_whether_a_models_decoding_is_constrained_is_part_of_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = {"kind": "model", "model": "owner/name", "revision": "0123456789abcdef" * 2 + "01234567"}
+
+    def revisions(installed: bool) -> list[str]:
+        monkeypatch.setattr("eim_ops.captioning.instructions.constraint_is_installed", lambda: installed)
+        return [settings(captioner)["captioner_revision"] for captioner in (model, HTTP, "mini-vlm")]
+
+    held, free = revisions(True), revisions(False)
+    assert held[0] == f"{free[0]}+constrained" and held[1:] == free[1:]
 
 
 def test_rows_that_failed_before_pass_untouched(tmp_path: Path) -> None:
@@ -222,7 +273,8 @@ def test_a_prompt_that_the_text_encoder_would_cut_is_a_failure_of_its_edit() -> 
     rows = [loaded(0, asked("a", given=long), asked("b", given=face), source_prompt=face)]
     rows.append(loaded(1, asked("c", given=face), source_prompt=long))
     stage = EditStage(operations, recipe, POOL, Progress(), Attempts())
-    first, second = stage(table_of_work(caption(rows, captioner="manifest"))).to_pylist()
+    captioned = caption(rows, captioner="manifest", max_changed_words=None)
+    first, second = stage(table_of_work(captioned)).to_pylist()
     bad, good = first["results"]
     assert (bad["error_stage"], bad["error_type"], good["error_type"]) == ("edit", "PromptTooLongError", None)
     assert "tokens" in bad["error_message"]

@@ -32,13 +32,39 @@ def test_the_family_tells_the_size_without_weights(schnell: str) -> None:
     assert FACTS(recipe).sizes == ((512, 512),)
 
 
+def test_a_model_of_the_hub_is_recorded_by_its_commit_and_by_nothing_that_moves(
+    schnell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    shutil.copytree(schnell, tmp_path / "models--owner--name" / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def recorded(revision: str) -> str:
+        recipe = make_recipe(
+            model="owner/name", model_revision=revision, captioner="manifest", method={"free_guidance": 1}
+        )
+        return pixel_settings(recipe, FACTS(recipe))["model_revision"]
+
+    assert recorded(commit) == commit
+    with pytest.raises(RecipeError, match="'owner/name' has the revision 'main', which can come to mean other weights"):
+        recorded("main")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({}, "method.free_guidance is 1.25, but the model's guidance is none: set it to 1"),
         (
             {"method": {"free_guidance": 1, "image_half": "hsds"}, "loading": {"layerwise_casting": "float8_e5m2"}},
-            "loading.layerwise_casting leaves no derivatives, .* or image_half dds",
+            "loading.layerwise_casting float8_e5m2 leaves no derivatives, .* or take image_half dds",
+        ),
+        (
+            {
+                "method": {"free_guidance": 1, "image_half": "hsds"},
+                "loading": {"attention_backend": "flash"},
+                "dtype": "bfloat16",
+            },
+            "loading.attention_backend flash has no forward mode, which image_half hsds needs in bfloat16",
         ),
         ({"method": {"free_guidance": 1}, "loading": {"guidance": 3}}, "loading.guidance: this FluxPipeline has no"),
     ],

@@ -84,6 +84,7 @@ def test_each_question_reaches_the_engine_with_its_image_its_sampling_and_the_sc
     assert captioner.rewrite([SOURCE], ["blue hair"]) == [f"{SOURCE}, blue hair"]
     arguments = vllm.engine_arguments
     assert arguments["model"] == folder and arguments["max_model_len"] == 4096 and arguments["dtype"] == "bfloat16"
+    assert arguments["load_format"] == "safetensors" and "trust_remote_code" not in arguments
     assert arguments["seed"] == 0 and arguments["limit_mm_per_prompt"] == {"image": 1}
     described, rewritten = vllm.requests[:2], vllm.requests[2]
     for (prompt, sampling), image in zip(described, IMAGES, strict=True):
@@ -179,6 +180,7 @@ def test_a_shared_gpu_is_taken_where_the_engine_is_told_its_share() -> None:
     assert plan_placement(recipe, Cluster(16, 1), 100, 4).caption.num_gpus == 0.5
 
 
-def test_the_engines_own_keys_are_refused_below_engine() -> None:
-    with pytest.raises(RecipeError, match=r"trust_remote_code: not for the engine"):
-        make_recipe(captioner={"kind": "vllm", "model": "m", "engine": {"trust_remote_code": True}})
+@pytest.mark.parametrize("key", ["trust_remote_code", "load_format", "revision", "tokenizer"])
+def test_the_engines_own_keys_are_refused_below_engine(key: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{key}: not for the engine; .* only safetensors are read"):
+        make_recipe(captioner={"kind": "vllm", "model": "m", "engine": {key: "auto"}})

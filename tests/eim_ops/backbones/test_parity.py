@@ -1,10 +1,12 @@
 """Every family against its own pipeline: the same image from the same latents, by our conditioning and Euler steps."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from eim_ops.backbones.adapter import PipelineBackbone
 from eim_ops.backbones.base import PromptTooLongError
@@ -52,7 +54,9 @@ def test_parity_with_the_familys_own_pipeline(
 
 
 @pytest.mark.parametrize("family", PIPELINES)
-def test_derivatives_match_finite_differences(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_jvp_matches_finite_differences_and_the_vjp_is_its_adjoint(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone, sigma = tiny(family), torch.tensor(0.6)
     monkeypatch.setattr(backbone, "jvp_step", None)
     x, t, u = latents_of(backbone, (24, 32), 9).chunk(3)
@@ -130,6 +134,32 @@ def test_a_prompts_conditioning_knows_nothing_of_its_neighbours(family: str) -> 
     together, alone = tiny(family).encode_text(PROMPTS), tiny(family).encode_text([PROMPTS[1]])
     for name, part in alone.parts().items():
         assert torch.allclose(part[0], together.parts()[name][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_a_family_attends_as_its_adapter_says(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = PIPELINES[family]()
+    backbone = FAMILIES[type(pipe).__name__](pipe, family, "0")
+    masks: list[torch.Tensor | None] = []
+    through_diffusers = 0
+    attend, dispatched = torch.nn.functional.scaled_dot_product_attention, _AttentionBackendRegistry._backends["native"]
+
+    def watched(*args: Any, attn_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        masks.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask, **kwargs)
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        nonlocal through_diffusers
+        through_diffusers += 1
+        return dispatched(*args, **kwargs)
+
+    words = min(40, *(allowed - count + 1 for count, allowed in backbone._token_counts("smile")))
+    conditioning = backbone.encode_text(["smile " * words, "smile"])
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    monkeypatch.setitem(_AttentionBackendRegistry._backends, "native", counted)
+    backbone.velocity(latents_of(backbone, (32, 32), 2), torch.tensor(0.5), conditioning)
+    kinds = {(False, False): "fixed", (True, False): "unmasked", (True, True): "masked"}
+    assert backbone.attention_kind == kinds[through_diffusers > 0, any(mask is not None for mask in masks)]
 
 
 @pytest.mark.parametrize("family", ["qwen-image", "z-image"])

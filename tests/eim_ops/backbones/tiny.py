@@ -210,7 +210,8 @@ def _z_image() -> Any:
 
 PIPELINES: dict[str, Callable[[], Any]] = {
     "sd3": _sd3,
-    "sd3.5": lambda: _sd3(dual_attention_layers=(0,), qk_norm="rms_norm"),
+    "sd3.5-medium": lambda: _sd3(dual_attention_layers=(0,), qk_norm="rms_norm"),
+    "sd3.5-large": lambda: _sd3(qk_norm="rms_norm"),
     "flux-dev": lambda: _flux(True),
     "flux-schnell": lambda: _flux(False),
     "flux2-dev": _flux2_dev,

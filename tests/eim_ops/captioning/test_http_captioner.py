@@ -1,5 +1,7 @@
 """The HTTP captioner against a real server on loopback that misbehaves as it is told."""
 
+import contextlib
+import email.utils
 import json
 import threading
 import time
@@ -62,6 +64,9 @@ def server() -> Iterator[Server]:
             if kind == "reset":
                 self.connection.close()
                 return
+            if kind == "drip":
+                self._drip(data)
+                return
             if kind == "slow":
                 time.sleep(data)
             status, header, text = data if kind == "status" else (200, {}, GOOD if kind == "slow" else data)
@@ -74,6 +79,14 @@ def server() -> Iterator[Server]:
                 self.wfile.write(text)
             except OSError:  # the client has gone, as a timeout makes it
                 self.close_connection = True
+
+        def _drip(self, text: bytes) -> None:
+            """A byte now and then, soon enough for a timeout of each read, for as long as the client listens."""
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                for byte in text:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.05)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -123,6 +136,8 @@ def test_the_key_comes_from_the_environment_alone(server: Server, monkeypatch: p
         ("status", (503, {}, b"")),
         ("reset", None),
         ("slow", 0.6),
+        ("drip", b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 400),
+        ("drip", b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n" + b" " * 400),
         ("say", GOOD[:-9]),  # cut JSON
         ("say", b'{"error": "busy"}'),
     ],
@@ -131,12 +146,30 @@ def test_passing_trouble_is_tried_again(server: Server, trouble: tuple[str, Any]
     server.script = [trouble]
     assert captioner(server, timeout_seconds=0.3).describe([IMAGE]) == ["a face"]
     assert len(server.bodies) == 2
+    assert server.times[1] - server.times[0] < 5
 
 
-def test_retry_after_is_honoured(server: Server) -> None:
-    server.script = [("status", (429, {"Retry-After": "1"}, b""))]
+def test_an_answer_that_drips_for_ever_is_given_up_with_its_reason(server: Server) -> None:
+    server.script = [("drip", b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n" + b" " * 400)] * 2
+    started = time.monotonic()
+    with pytest.raises(Refused, match=r"no whole answer within 0\.3 s; tried 2 times"):
+        captioner(server, timeout_seconds=0.3, attempts=2).describe([IMAGE])
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_is_honoured(server: Server, form: str) -> None:
+    date = email.utils.formatdate(time.time() + 2, usegmt=True)  # in whole seconds, so 1 to 2 away
+    server.script = [("status", (429, {"Retry-After": "1" if form == "seconds" else date}, b""))]
     captioner(server).describe([IMAGE])
-    assert server.times[1] - server.times[0] >= 1
+    assert 0.9 <= server.times[1] - server.times[0] < 5
+
+
+@pytest.mark.parametrize("form", ["soon", "Wed, 21 Oct 2015 07:28:00 GMT", "-3"])
+def test_a_retry_after_that_says_nothing_or_is_past_is_no_pause(server: Server, form: str) -> None:
+    server.script = [("status", (429, {"Retry-After": form}, b""))]
+    assert captioner(server).describe([IMAGE]) == ["a face"]
+    assert server.times[1] - server.times[0] < 1
 
 
 def test_trouble_that_stays_is_an_error_with_its_reason(server: Server) -> None:

@@ -187,25 +187,31 @@ def test_without_constraint_their_babble_is_refused_row_by_row(
     assert [type(answer) for answer in caught.value.answers] == [ValueError] * 3
 
 
+def saved(made: VlmCaptioner, folder: Path) -> None:
+    """A captioner in a folder, as the hub has its family."""
+    family = made.name
+    made.model.save_pretrained(folder)
+    made.processor.tokenizer.save_pretrained(folder)
+    made.processor.image_processor.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(made.processor.chat_template)
+    family_class = type(made.processor)
+    named = family_class.__mro__[1] if family in WITH_VIDEO else family_class
+    kept = ("image_seq_len", "image_seq_length", "patch_size", "num_additional_image_tokens")
+    kept += ("vision_feature_select_strategy",)
+    settings = {name: value for name in kept if (value := getattr(made.processor, name, None)) is not None}
+    settings["processor_class"] = named.__name__
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    if family in WITH_VIDEO:
+        video = {"video_processor_type": WITH_VIDEO[family]}
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(video))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_folder_as_the_hub_has_it_loads_as_the_same_captioner(
     family: Callable[[], tuple[PreTrainedModel, ProcessorMixin]], tmp_path: Path
 ) -> None:
     made = captioner(family)
-    made.model.save_pretrained(tmp_path)
-    made.processor.tokenizer.save_pretrained(tmp_path)
-    made.processor.image_processor.save_pretrained(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text(made.processor.chat_template)
-    family_class = type(made.processor)
-    named = family_class.__mro__[1] if family.__name__ in WITH_VIDEO else family_class
-    kept = ("image_seq_len", "image_seq_length", "patch_size", "num_additional_image_tokens")
-    kept += ("vision_feature_select_strategy",)
-    settings = {name: value for name in kept if (value := getattr(made.processor, name, None)) is not None}
-    settings["processor_class"] = named.__name__
-    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
-    if family.__name__ in WITH_VIDEO:
-        video = {"video_processor_type": WITH_VIDEO[family.__name__]}
-        (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(video))
+    saved(made, tmp_path)
     loaded = load_vlm(tmp_path, family.__name__, "0", "cpu")
     assert loaded.constrained and loaded.processor.tokenizer.padding_side == "left"
     chats = [[{"role": "user", "content": [{"type": "image", "image": image}]}] for image in IMAGES]
@@ -215,6 +221,68 @@ def test_a_folder_as_the_hub_has_it_loads_as_the_same_captioner(
     ]
     assert inputs[0].keys() == inputs[1].keys()
     assert all(torch.equal(inputs[0][name], inputs[1][name]) for name in inputs[0])
+
+
+def with_code(folder: Path, *files: str) -> Path:
+    """Puts code beside a model that leaves a file when it is run, and names it in `files` for every Auto class."""
+    mark = folder / "code-was-run"
+    (folder / "code.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Own: pass\n")
+    classes = ("Config", "ModelForImageTextToText", "Processor", "ImageProcessor", "Tokenizer")
+    for file in files:
+        config = json.loads((folder / file).read_text())
+        config["auto_map"] = {
+            f"Auto{name}": ["code.Own", None] if name == "Tokenizer" else "code.Own" for name in classes
+        }
+        (folder / file).write_text(json.dumps(config))
+    return mark
+
+
+def test_code_that_a_model_needs_is_refused_without_a_question_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(captioner(llava), tmp_path)
+    mark = with_code(tmp_path, "config.json")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "of_its_own"}))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what transformers would ask
+    with pytest.raises(ValueError, match="captioner own needs code of its own, which is never run; take a model whose"):
+        load_vlm(tmp_path, "own", "0", "cpu")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_code_beside_a_family_that_transformers_has_is_not_run(
+    family: Callable[[], tuple[PreTrainedModel, ProcessorMixin]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(captioner(family), tmp_path)
+    mark = with_code(
+        tmp_path, "config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json"
+    )
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    assert type(load_vlm(tmp_path, "m", "0", "cpu").model).__module__.startswith("transformers.models.")
+    assert not mark.exists()
+
+
+def test_weights_that_are_pickled_are_refused(tmp_path: Path) -> None:
+    made = captioner(llava)
+    saved(made, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(made.model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        load_vlm(tmp_path, "m", "0", "cpu")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_an_image_shows_changes_the_answers_scores(
+    family: Callable[[], tuple[PreTrainedModel, ProcessorMixin]],
+) -> None:
+    made = captioner(family)
+    chats = [[{"role": "user", "content": [{"type": "image", "image": image}]}] for image in (*IMAGES, IMAGES[0])]
+    inputs = made.processor.apply_chat_template(chats, tokenize=True, return_dict=True, return_tensors="pt")
+    with torch.inference_mode():
+        red, green, blue, again = made.model(**inputs).logits[:, -1]
+    assert torch.allclose(red, again, atol=1e-5)
+    assert min((red - green).abs().max(), (red - blue).abs().max(), (green - blue).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
