@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import IO, Any, TypeVar
 
 import fsspec
@@ -238,16 +238,21 @@ def _list_disk(folder: str, beginning: str = "", above: tuple[str, ...] = ()) ->
     above = (*above, folder)
     try:
         with os.scandir(folder) as scan:
-            found = sorted((entry for entry in scan if entry.name.startswith(beginning)), key=lambda entry: entry.name)
+            # Names alone: a folder may hold very many, and an entry takes ten times as much.
+            names = sorted(entry.name for entry in scan if entry.name.startswith(beginning))
     except (FileNotFoundError, NotADirectoryError):
         return
-    for entry in found:
-        if entry.is_dir():
-            if not (entry.is_symlink() and _leads_back(entry.path, above)):
-                yield from _list_disk(entry.path, above=above)
-        elif entry.is_file() and not (entry.name.startswith(".") and entry.name.endswith(_PARTIAL)):
-            stat = entry.stat()
-            yield Entry(entry.path, _disk_version(stat), stat.st_size, stat.st_mtime)
+    for name in names:
+        path = os.path.join(folder, name)
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:  # a link that leads nowhere, or what went meanwhile
+            continue
+        if S_ISDIR(found.st_mode):
+            if not (os.path.islink(path) and _leads_back(path, above)):
+                yield from _list_disk(path, above=above)
+        elif S_ISREG(found.st_mode) and not (name.startswith(".") and name.endswith(_PARTIAL)):
+            yield Entry(path, _disk_version(found), found.st_size, found.st_mtime)
 
 
 def _leads_back(link: str, above: tuple[str, ...]) -> bool:
