@@ -1,5 +1,6 @@
 """Whether time and memory stay in proportion while the number of images grows a hundredfold. A stub edits."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +31,7 @@ def measure(folder: Path, sizes: Sizes) -> Figures:
     }
     return {
         "growth_time_ratio": Figure(
-            max(each) / min(each), f"{how}; marginal seconds an image, the larger over the smaller", 1.1, "ceiling",
+            deviation(each), f"{how}; marginal seconds an image, the larger over the smaller", 1.1, "ceiling",
             {"warm_s": warm, "ms_per_image": [seconds * 1000 for seconds in each]},
         ),
         "growth_rss_ratio": Figure(
@@ -44,6 +45,11 @@ def marginal_seconds(counts: Sequence[int], seconds: Sequence[float]) -> list[fl
     """Seconds of each image that a size has beyond the one before."""
     taken = zip(pairwise(counts), pairwise(seconds), strict=True)
     return [(late - early) / (many - few) for (few, many), (early, late) in taken]
+
+
+def deviation(each: Sequence[float]) -> float:
+    """The largest over the smallest; infinite where a larger size took less time than a smaller one: noise alone."""
+    return max(each) / min(each) if min(each) > 0 else math.inf
 
 
 def most_growth(peaks: Sequence[float]) -> float:

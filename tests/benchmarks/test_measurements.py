@@ -1,14 +1,18 @@
 """The arithmetic of figures, without the runs behind them."""
 
+import math
+
 import pytest
 
-from benchmarks.growth import marginal_seconds, most_growth
+from benchmarks.growth import deviation, marginal_seconds, most_growth
 from benchmarks.speedups import quality_told
 from benchmarks.sweep import single_edits
 
 
 def test_growth_of_time_is_of_what_each_size_adds() -> None:
     assert marginal_seconds((100, 1_000, 10_000), (5.0, 14.0, 194.0)) == pytest.approx([0.01, 0.02])
+    assert deviation([0.02, 0.01]) == deviation([0.01, 0.02]) == 2
+    assert deviation([0.01, -0.001]) == math.inf, "a negative ratio must not pass as small"
 
 
 def test_growth_of_memory_is_the_worst_step() -> None:
