@@ -17,11 +17,11 @@ test: $(STAMP)
 	$(BIN)/mypy eim_ops pipeline jobs
 	$(BIN)/pytest
 
-# Kills, a failing store, a failing device: every scenario, about half an hour; then out/faults/faults.json.
+# Kills, a failing store, a failing device: every scenario, about an hour; then out/faults/faults.json.
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults --out out/faults
 
-# What the pipeline costs beside plain loops and rivals: about half an hour on two cores that do nothing else.
+# What the pipeline costs beside plain loops and rivals: about an hour on two cores that do nothing else.
 bench: $(STAMP)
 	$(BIN)/pip install -q -c .venv/constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks --out out/bench
