@@ -82,7 +82,8 @@ def main(
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     clock.note("connected")
     operations = real_operations() if stub is None else _stubs(stub)
-    plan = plan_placement(checked, cluster_resources(), 1, 1)
+    images = sum(1 for _ in Path(checked.input.path or "").glob("*.png"))
+    plan = plan_placement(checked, cluster_resources(), images, 1)
     actors = plan.caption.size + plan.edit.size if together else 0
     operations = dataclasses.replace(
         operations,

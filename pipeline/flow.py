@@ -133,7 +133,7 @@ def run_edit(
         # would wait for them without a word.
         gc.collect()
         cluster, each = cluster_resources(), -(-before.asked // before.images)
-        plan = plan_placement(recipe, cluster, before.images, each)
+        plan = plan_placement(recipe, cluster, before.work.images, each)
         plan = fit_blocks(plan, recipe, cluster, run.facts.most_pixels, each)
         progress, streamed = Progress.start(name[:12], before.left, plan), time.monotonic()
         try:

@@ -53,7 +53,7 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
         manifest = prepare_manifest(recipe.input, Store(folder), recipe.template_columns, output.root)
         account = ledger.account(manifest, recipe.edits)
         each = -(-account.asked // account.images)
-        plan = plan_placement(recipe, cluster, account.images, each)
+        plan = plan_placement(recipe, cluster, account.work.images or account.images, each)
         plan = fit_blocks(plan, recipe, cluster, facts.most_pixels, each)
         rates = None
         # Both import the stages, and they Ray.
