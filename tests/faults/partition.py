@@ -37,8 +37,11 @@ _SETTINGS = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "8",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": uuid.uuid4().hex,
 }
-"""A node that does not answer for some 16 seconds is dead."""
+"""A node that does not answer for some 16 seconds is dead. The token is there from the start: what asks for a head that
+makes its own asks in vain for ever, where it began first."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,8 @@ def _await(hosts: _Hosts, host: str, alive: bool) -> None:
     """Wait until the head says so of a node; raises CalledProcessError after some minutes."""
     watch = [sys.executable, "-m", "tests.faults.partition", host, str(int(alive))]
     command = [*_in(hosts.near), *watch]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    environment = {**os.environ, **_SETTINGS}
+    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True)
 
 
 def _watch(host: str, alive: bool) -> None:
