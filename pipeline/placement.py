@@ -25,6 +25,7 @@ _BLOCKS = 8
 """Wanted at least, so that small runs stream as well."""
 _MAX_BUCKETED_ROWS, _BLOCKS_AN_ACTOR = 128, 2
 """Of aspect buckets: an actor fills batches from a whole block, so larger blocks and fewer waste less."""
+_LEAST_CPUS = 0.01
 _SLACK = 1e-6
 
 
@@ -222,8 +223,12 @@ def _cpu_shares(cpus: float, sizes: dict[str, int]) -> tuple[float, float]:
         raise PlacementError(f"the cluster has {cpus:g} CPUs; at least 1 is needed for {actors} actors and the tasks")
     for_tasks = max(1.0, float(int(cpus * _TASK_SHARE))) if cpus >= 2 else 0.5
     each = min(_POOL_CPUS, (cpus - for_tasks) / actors)
+    # Where half of the CPUs can hold all, they do: the actors of a lost node are started again on those that are left,
+    # and a stream waits for them without end.
+    if (in_half := (cpus / 2 - for_tasks) / actors) >= _LEAST_CPUS:
+        each = min(each, in_half)
     each = int(each * 100) / 100  # Ray keeps four decimals; rounding up would take from the tasks
-    if each < 0.01:
+    if each < _LEAST_CPUS:
         terms = " + ".join(f"{size} ({name})" for name, size in sizes.items())
         mend = " or ".join(f"pools.{name}.size" for name in sizes)
         raise PlacementError(

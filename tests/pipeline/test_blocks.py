@@ -6,7 +6,6 @@ from pipeline.blocks import IN_FLIGHT, BlockMemory, block_memory, edited_blocks,
 from pipeline.placement import Cluster, PlacementError, Plan, plan_placement
 from tests.pipeline.builders import make_recipe
 
-
 ONE_EDITOR = {"edit": {"size": 1}}
 
 

@@ -25,6 +25,12 @@ def test_two_cores_hold_both_pools_and_one_task() -> None:
     assert made.edit.device == "cpu"
 
 
+@pytest.mark.parametrize(("cpus", "gpus"), [(4, 0), (8, 0), (16, 0), (128, 0), (64, 8)])
+def test_half_of_the_cpus_hold_all_actors_and_a_task(cpus: int, gpus: int) -> None:
+    made = plan(cpus, gpus)
+    assert sum(pool.size * pool.num_cpus for pool in made.pools.values()) + made.task_cpus <= cpus / 2
+
+
 @pytest.mark.parametrize(("cpus", "images", "actors", "threads"), [
     (1, 1000, 1, 1), (2, 63, 1, 2), (2, 64, 2, 1), (3, 1000, 3, 1), (16, 96, 3, 5), (16, 1000, 4, 4),
 ])  # fmt: skip

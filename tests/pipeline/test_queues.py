@@ -70,7 +70,7 @@ def test_a_slow_editor_holds_the_captioner_back(tmp_path: Path, png: PngMaker) -
     in_threads(lambda index: store.write(f"{index:03d}.png", png(index)), range(IMAGES))
     edits = [{"attribute": "smile", "target": "broad smile", "strengths": STRENGTHS}]
     neutral = {"input": {"path": str(tmp_path / "in")}, "output": str(tmp_path / "out"), "model": "fake"}
-    recipe = parse_recipe({**neutral, "captioner": "fake", "edits": edits, "batch": 4})
+    recipe = parse_recipe({**neutral, "captioner": "fake", "edits": edits, "batch": 4, "pools": {"edit": {"size": 1}}})
     factories = Factories(tmp_path)
     operations = replace(fake_operations(), make_captioner=factories.captioner, make_editor=factories.editor)
     summary = run_edit(recipe, operations)
