@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -128,8 +129,10 @@ class Progress:
 
     @classmethod
     def start(cls, run: str, asked: int, plan: Plan) -> "Progress":
-        """Start the counting actor of a run that has `asked` edits to make; it asks for no CPU."""
-        return cls(ray.remote(num_cpus=0)(_Counter).remote(run, asked, plan))
+        """Start the counting actor of a run that has `asked` edits to make; it asks for no CPU, and dies with the
+        driver's node rather than with another."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        return cls(ray.remote(num_cpus=0, scheduling_strategy=here)(_Counter).remote(run, asked, plan))
 
     def add(self, stage: str, count: int, seconds: float) -> None:
         """Report work done; does not wait."""

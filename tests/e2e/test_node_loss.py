@@ -22,7 +22,7 @@ from tests.job_server import JobServer
 from tests.processes import family, kill
 from tests.s3_server import S3Server
 
-_FACES = 64
+_FACES = 40
 _SWEEP = {"attributes": {"smile": ["broad smile"], "hair_color": ["red hair"]}, "strengths": [0.5, 1]}
 _ASKED = _FACES * 4
 _QUICK = {"RAY_health_check_initial_delay_ms": "3000", "RAY_health_check_period_ms": "2000"}
@@ -38,7 +38,7 @@ def test_a_sweep_survives_the_node_that_works_on_its_rows(s3: S3Server, tmp_path
     for index, face in enumerate(draw_faces(7, _FACES)):
         source.write(f"face-{index:02d}.png", encode_png(render(face)))
     recipe = {"input": {"path": source.root}, "output": output.root, "model": "mini-dit", "sweep": _SWEEP, "batch": 4}
-    recipe |= {"pools": {"edit": {"size": 2}}}  # of four blocks each has a second one, when the first rows are stored
+    recipe |= {"pools": {"edit": {"size": 1}}}  # it has two blocks more when the first one is stored
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "method": {"steps": 4, "draws": 1}}))
 
     with job_server.start(workers=2, settings=_QUICK) as server, ThreadPoolExecutor(1) as pool:
