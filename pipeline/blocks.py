@@ -5,7 +5,8 @@ starts nothing.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pipeline.placement import Cluster, PlacementError, Plan, PoolPlan
+from pipeline.ledger import Account
+from pipeline.placement import Cluster, PlacementError, Plan, PoolPlan, plan_placement
 from pipeline.recipe import Recipe
 
 IN_FLIGHT = 2
@@ -71,6 +72,14 @@ def block_memory(plan: Plan, cluster: Cluster, pixels: int, edits_per_image: int
         edited_blocks(plan, cluster.cpus),
         _block_bytes(plan.block_rows, edited),
     )
+
+
+def plan_run(recipe: Recipe, cluster: Cluster, account: Account, pixels: int) -> Plan:
+    """What a run does with a cluster: pools for the images that are left (where none are, for all), and blocks that the
+    object store holds. Raises PlacementError where either cannot fit."""
+    edits = account.edits_per_image
+    plan = plan_placement(recipe, cluster, account.work.images or account.images, edits)
+    return fit_blocks(plan, recipe, cluster, pixels, edits)
 
 
 def fit_blocks(plan: Plan, recipe: Recipe, cluster: Cluster, pixels: int, edits_per_image: int) -> Plan:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -112,7 +112,7 @@ def _first_rows(recipe: Recipe, manifest: Manifest, images: int) -> Iterator[Row
                     return
 
 
-def recorded_rates(store: Store, fingerprint: str, buckets: Sequence[str]) -> Rates | None:
+def recorded_rates(store: Store, fingerprint: str, buckets: Iterable[str]) -> Rates | None:
     """What the rows of earlier work tell, of the first buckets that hold enough of them; None where there are none.
 
     Their batches' padding is in the seconds and not in the evaluations, so the rate errs to the slow side.

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline.attempts import forget_stale
 from pipeline.identity import image_key, part_key
 from pipeline.images import ImagesOf, StoredImage, stored_images
-from pipeline.ledger import Key, Ledger, Raw, View, buckets_of, keys_of, rows_of
+from pipeline.ledger import Key, Ledger, Raw, View, buckets_of, keys_of
 from pipeline.processes import in_processes
 from pipeline.runs import OutputError, Run, find_runs
 from pipeline.schema import EDITS, FAILURES, SCHEMA_VERSION
@@ -86,7 +86,8 @@ def _compact_run(run: Run, orphans_before: float | None) -> Compaction:
     forget_stale(run.store)
     with stored_images(run.store) as images_of:
         compact = partial(_compact_bucket, run, images_of, orphans_before)
-        return sum(in_processes(compact, buckets_of(run), rows_of(run)), Compaction())
+        buckets = buckets_of(run)
+        return sum(in_processes(compact, list(buckets), sum(buckets.values())), Compaction())
 
 
 def _compact_bucket(run: Run, images_of: ImagesOf, orphans_before: float | None, bucket: str) -> Compaction:

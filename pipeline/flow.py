@@ -13,7 +13,7 @@ from pipeline import metrics
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.ask import Ask
 from pipeline.attempts import Attempts
-from pipeline.blocks import IN_FLIGHT, fit_blocks, most_waiting
+from pipeline.blocks import IN_FLIGHT, most_waiting, plan_run
 from pipeline.caption_cache import CaptionCache
 from pipeline.captioner_spec import VllmSpec, captioner_name
 from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries
@@ -23,7 +23,7 @@ from pipeline.ledger import Account, Ledger, open_run
 from pipeline.loading import ModelError
 from pipeline.manifest import Manifest, prepare_manifest
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
-from pipeline.placement import Plan, PoolPlan, plan_placement
+from pipeline.placement import Plan, PoolPlan
 from pipeline.progress import Counts, Progress, TooManyFailures, shown
 from pipeline.queues import bound_queues
 from pipeline.recipe import Recipe
@@ -132,9 +132,7 @@ def run_edit(
         # A stream that ended by an error keeps its actors, and their CPUs, until its frames are collected; this one
         # would wait for them without a word.
         gc.collect()
-        cluster, each = cluster_resources(), -(-before.asked // before.images)
-        plan = plan_placement(recipe, cluster, before.work.images, each)
-        plan = fit_blocks(plan, recipe, cluster, run.facts.most_pixels, each)
+        plan = plan_run(recipe, cluster_resources(), before, run.facts.most_pixels)
         progress, streamed = Progress.start(name[:12], before.left, plan), time.monotonic()
         try:
             with shown(progress, before.images, before.left):

@@ -4,14 +4,14 @@ import tempfile
 from dataclasses import dataclass, replace
 
 from eim_ops.cost import Costs, costs
-from pipeline.blocks import BlockMemory, block_memory, fit_blocks
+from pipeline.blocks import BlockMemory, block_memory, plan_run
 from pipeline.captioner_spec import GIVEN_PROMPTS, TemplateSpec
 from pipeline.estimate import Rates, Storage, Time, storage_of, time_of
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, buckets_of
 from pipeline.manifest import prepare_manifest
 from pipeline.operations import ModelFacts, Operations, pixel_settings
-from pipeline.placement import Cluster, Plan, plan_placement
+from pipeline.placement import Cluster, Plan
 from pipeline.recipe import Recipe
 from pipeline.runs import OutputError, Run, find_runs
 from pipeline.storage import Store, open_store
@@ -52,9 +52,7 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
     with tempfile.TemporaryDirectory(prefix="eim-plan-") as folder:
         manifest = prepare_manifest(recipe.input, Store(folder), recipe.template_columns, output.root)
         account = ledger.account(manifest, recipe.edits)
-        each = -(-account.asked // account.images)
-        plan = plan_placement(recipe, cluster, account.work.images or account.images, each)
-        plan = fit_blocks(plan, recipe, cluster, facts.most_pixels, each)
+        plan = plan_run(recipe, cluster, account, facts.most_pixels)
         rates = None
         # Both import the stages, and they Ray.
         from pipeline.calibration import measured_rates, recorded_rates
@@ -71,7 +69,7 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
         with_padding=account.work.padded(recipe.batch).evaluations(prices),
         cluster=cluster,
         plan=plan,
-        blocks=block_memory(plan, cluster, facts.most_pixels, each),
+        blocks=block_memory(plan, cluster, facts.most_pixels, account.edits_per_image),
         rates=rates,
         time=None if rates is None else time_of(account.work, prices, rates, plan, recipe.batch),
         storage=storage_of(

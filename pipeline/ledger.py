@@ -1,6 +1,7 @@
 """What is done, what failed, what is left. The only reader of `edits/` and `failures/`: raw rows in, the view out."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -104,6 +105,11 @@ class Account:
     work: Workload = field(default_factory=Workload)
     """What the model has to do for what is left."""
 
+    @property
+    def edits_per_image(self) -> int:
+        """Asked of an image, rounded up."""
+        return -(-self.asked // self.images)
+
     def __add__(self, other: "Account") -> "Account":
         return Account(*(getattr(self, its.name) + getattr(other, its.name) for its in fields(self)))
 
@@ -206,16 +212,14 @@ def _account_of(
     return sum(in_threads(count, buckets), Account())
 
 
-def rows_of(run: Run) -> int:
-    """How many images all listings of a run's output hold together."""
-    return sum(manifest.total for manifest in all_manifests(run.output))
-
-
-def buckets_of(run: Run) -> list[str]:
-    """The buckets of a run that can hold rows or images: those with parts, and those of every listing."""
+def buckets_of(run: Run) -> dict[str, int]:
+    """The buckets of a run that can hold rows or images, by name: those with parts, and those of every listing. With
+    how many images all listings name there."""
     folders = [name for kind in ("edits", "failures") for name in storage.folders(run.store.uri(kind), _BUCKET)]
-    listed = {bucket for manifest in all_manifests(run.output) for bucket in manifest.rows}
-    return sorted(listed.union(name.removeprefix(_BUCKET) for name in folders))
+    buckets = Counter(dict.fromkeys((name.removeprefix(_BUCKET) for name in folders), 0))
+    for manifest in all_manifests(run.output):
+        buckets.update(manifest.rows)
+    return dict(sorted(buckets.items()))
 
 
 def open_run(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple[Store, str]:

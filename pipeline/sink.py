@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 
@@ -15,9 +14,7 @@ from pipeline.identity import bucket_of, image_key, part_key, sha256_bytes
 from pipeline.progress import Progress, TooManyFailures
 from pipeline.schema import EDITS, FAILURES, SCHEMA_VERSION, table_of
 from pipeline.storage import Store, in_threads
-from pipeline.work import WORK
-
-Row = dict[str, Any]
+from pipeline.work import WORK, Row
 
 
 @dataclass(frozen=True)
