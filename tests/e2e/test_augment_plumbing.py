@@ -113,19 +113,19 @@ def test_a_death_before_a_record_is_mended_by_the_next_run(
 
 
 def test_a_killed_driver_is_completed_and_its_budget_is_spent_once(tmp_path: Path, png: PngMaker) -> None:
-    root, budget = str(tmp_path), {"budget": {"images": 30}}
-    put_images(root, range(40), png)
+    root, budget = str(tmp_path), {"budget": {"images": 64}}  # blocks for two rounds of both actors
+    put_images(root, range(70), png)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(recipe_of(root, budget)))
     output = open_store(f"{root}/out")
-    driver = start_driver(recipe, 0.1, date="2030-01-01")
+    driver = start_driver(recipe, 0.2, date="2030-01-01")
     kill_after_first_part(driver, output)
-    put_images(root, range(40, 42), png)
-    assert 0 < len(Ledger(output).read().edits) < 60
+    put_images(root, range(70, 72), png)
+    assert 0 < len(Ledger(output).read().edits) < 128
     told = run(root, "2030-01-01", budget)
-    assert (len(told.completed), told.images, told.spent.images) == (1, 0, 30)
-    assert by_date(root) == {"2030-01-01": 60}
-    assert told.new_images == 12  # ten that waited, and two that came
+    assert (len(told.completed), told.images, told.spent.images) == (1, 0, 64)
+    assert by_date(root) == {"2030-01-01": 128}
+    assert told.new_images == 8  # six that waited, and two that came
 
 
 @pytest.mark.parametrize("before", [True, False])

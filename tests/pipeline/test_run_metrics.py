@@ -18,8 +18,8 @@ from tests.fakes import fake_operations
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
 
-def scrape(deadline_seconds: float = 60) -> Samples:
-    """Our samples by name, as soon as all names are there and the counters have caught up with each other."""
+def scrape(fingerprint: str, deadline_seconds: float = 60) -> Samples:
+    """A run's samples by name, as soon as all names are there and the counters have caught up with each other."""
     (node,) = ray.nodes()
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     deadline = time.monotonic() + deadline_seconds
@@ -28,7 +28,8 @@ def scrape(deadline_seconds: float = 60) -> Samples:
         with urllib.request.urlopen(address, timeout=10) as answer:
             for family in text_string_to_metric_families(answer.read().decode()):
                 for sample in family.samples:
-                    if sample.name.startswith("ray_eim_"):
+                    mine = fingerprint.startswith(sample.labels.get("run", "of no run"))
+                    if sample.name.startswith("ray_eim_") and mine:
                         samples.setdefault(sample.name, []).append((sample.labels, sample.value))
         left = [value for _, value in samples.get(f"ray_{run_metrics.LEFT}", [])]
         if left == [0.0] and {f"ray_{name}" for name in run_metrics.NAMES} <= samples.keys():
@@ -54,13 +55,10 @@ def test_a_job_exports_what_it_did(
     summary = run_edit(recipe, fake_operations(revision=tmp_path.name))
     assert (summary.new_edits, summary.new_failures) == (8, 2)
 
-    samples = scrape()
+    samples = scrape(summary.fingerprint)
 
     def values(name: str, *tags: str) -> dict[tuple[str, ...], float]:
-        mine = [
-            (labels, value) for labels, value in samples[f"ray_{name}"] if summary.fingerprint.startswith(labels["run"])
-        ]
-        return {tuple(labels[tag] for tag in tags): value for labels, value in mine}
+        return {tuple(labels[tag] for tag in tags): value for labels, value in samples[f"ray_{name}"]}
 
     assert values(run_metrics.EDITS) == {(): 8}
     assert values(run_metrics.FAILURES, "stage", "error_type") == {("load", "UnidentifiedImageError"): 2}
