@@ -51,9 +51,13 @@ def to_pixels(images: Tensor) -> np.ndarray:
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def round_trips(backbone: Backbone, images: Sequence[np.ndarray]) -> np.ndarray:
+def round_trips(backbone: Backbone, images: Sequence[np.ndarray], batch: int) -> np.ndarray:
     """uint8 (H, W, 3) arrays through the autoencoder and back, unedited: what an edit is measured against."""
-    return to_pixels(backbone.decode(backbone.encode_image(to_images(images))))
+    returned = [
+        to_pixels(backbone.decode(backbone.encode_image(to_images([images[i] for i in indices]))))[:real]
+        for indices, real in full_batches(len(images), batch)
+    ]
+    return np.concatenate(returned)
 
 
 @dataclass(frozen=True)

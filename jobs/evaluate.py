@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,7 @@ def bench(
         list[str], typer.Option(help="WORLD-CAPTIONS, correlated|independent-vlm|truth; all four by default")
     ] = [],  # noqa: B006
     cases: Cases = 300,
-    quick: Annotated[bool, typer.Option(help="48 cases at strength 1, peers not tuned: smoke")] = False,
+    quick: Annotated[bool, typer.Option(help="48 cases at strength 1, peers not tuned, below quick/: smoke")] = False,
     model: Model = "mini-dit",
     address: Address = None,
 ) -> None:
@@ -30,31 +31,28 @@ def bench(
     A second run does what is left. The cases are exported beside them as a dataset.
     """
     from eim_ops.bench.contenders import CEILING, UNEDITED, ours
-    from eim_ops.bench.peer_grid import peer_grid
+    from eim_ops.bench.peer_grid import peer_grid, quick_peers
     from eim_ops.method import Method
     from pipeline.bench import reports
-    from pipeline.bench.spec import REPORTS
+    from pipeline.bench.spec import HEADLINE, REPORTS, TUNING_CASES
     from pipeline.storage import open_store
 
     unknown = set(report) - set(REPORTS)
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)}; there are: {', '.join(REPORTS)}", param_hint="--report")
     actors, store, models = _connect(address), open_store(out), reports.find_models(model)
-    grid = peer_grid()
     if quick:
-        cases, wanted = 48, report or ["correlated-vlm"]
-        chosen = {"sdedit strength=0.8 guidance=3", "flowedit last=22 source_guidance=1.5 target_guidance=3"}
-        own = [c for c in ours(Method(), (1.0,)) if c.name in ("eim", "text_half")]
+        store, cases, tuned, wanted = store.below("quick"), 48, 0, report or [HEADLINE.name]
+        own = [replace(its, strengths=(1.0,)) for its in ours(Method()) if its.name in ("eim", "text_half")]
+        peers = quick_peers()
     else:
-        wanted = report or list(REPORTS)
+        tuned, wanted, own, grid = TUNING_CASES, report or list(REPORTS), ours(Method()), peer_grid()
         chosen = set(reports.best_settings(reports.tune(store, models, actors, grid)))
-        own = ours(Method())
-    contenders = [CEILING, UNEDITED, *own, *(peer for peer in grid if peer.name in chosen)]
-    summaries = {}
+        peers = [peer for peer in grid if peer.name in chosen]
+    contenders = [CEILING, UNEDITED, *own, *peers]
     for name in wanted:
-        summaries[name] = reports.run_report(store, REPORTS[name], models, actors, contenders, cases)
-        _show(name, summaries[name])
-        reports.write_summary(store, summaries)
+        _show(name, reports.run_report(store, REPORTS[name], models, actors, contenders, cases, tuned))
+        reports.write_summary(store, models)
     if not quick:
         worlds = list(dict.fromkeys(REPORTS[name].world for name in wanted))
         reports.write_dataset(store, models, actors, worlds, cases)

@@ -20,6 +20,8 @@ from pipeline.ledger import Ledger, View
 from pipeline.storage import Store, open_store
 
 Row = Mapping[str, Any]
+_BATCH = 16
+"""Images in one call of the autoencoder."""
 
 
 class ReportError(Exception):
@@ -89,7 +91,7 @@ def _scores(store: Store, groups: Mapping[str, Sequence[Row]], sources: Mapping[
     backbone = load_backbone(rows[0]["model"], None, "auto", "float32")
     if any(source.shape[:2] != (backbone.image_size, backbone.image_size) for source in sources.values()):
         return {}
-    unedited = round_trips(backbone, list(sources.values()))
+    unedited = round_trips(backbone, list(sources.values()), _BATCH)
     before = dict(zip(sources, unedited, strict=True))
     scores = score_faces(
         load_judge(),

@@ -1,6 +1,6 @@
 """The benchmark's cases: a face, a request, and the face that a perfect edit would give."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,15 +18,18 @@ World = Literal["independent", "correlated"]
 """How attributes come together in the faces that are edited."""
 Split = Literal["test", "tuning"]
 """Settings are chosen on `tuning`; figures are reported on `test`."""
-_SEEDS: dict[Split, int] = {"test": HELD_OUT_SEED + 10, "tuning": HELD_OUT_SEED + 20}
+_SEEDS: Mapping[Split, int] = {"test": HELD_OUT_SEED + 10, "tuning": HELD_OUT_SEED + 20}
 """Of faces that no model was trained or measured on; the two share none."""
+_FIRST_NOISE: Mapping[Split, int] = {"test": 0, "tuning": 1_000_000}
+"""Seeds of noise, counted from here: the two share none either."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Edit `face` so that `attribute` shows value `index`. number: its place in its split, the seed of its noise."""
+    """Edit `face` so that `attribute` shows value `index`. number: its place in its split. seed: of its noise."""
 
     number: int
+    seed: int
     face: Face
     attribute: str
     index: int
@@ -66,7 +69,8 @@ def draw_cases(count: int, world: World, split: Split) -> list[Case]:
         others = [index for index in range(len(attribute.values)) if index != has]
         chosen = int(np.random.default_rng((_SEEDS[split], number)).choice(others))
         source = caption(face)
-        cases.append(Case(number, face, attribute.name, chosen, source, target_prompt(source, attribute.name, chosen)))
+        target, seed = target_prompt(source, attribute.name, chosen), _FIRST_NOISE[split] + number
+        cases.append(Case(number, seed, face, attribute.name, chosen, source, target))
     return cases
 
 

@@ -12,6 +12,7 @@ from eim_ops.backbones.base import Backbone
 from eim_ops.bench.cases import Case, sources, truths
 from eim_ops.bench.spared import Spared, edit_sparing
 from eim_ops.bench.wording import Worded, WordedCase, worded
+from eim_ops.cost import costs
 from eim_ops.edit import EditTask, edit_images, full_batches, to_images, to_pixels
 from eim_ops.method import Method
 from eim_ops.metrics.control import triangle_deficit
@@ -29,7 +30,9 @@ SWEEP = 4
 """Strengths that share an encoding and a direction in the evaluations that are reported."""
 STRENGTHS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 _CURVE_STRENGTHS = (0.5, 1.0, 1.5, 2.0)
-"""Of HSDS and DDS, which are compared at equal effect."""
+"""Of ablations, which are compared at equal effect."""
+_IMAGE_STRENGTHS = (1.0, 5.0, 10.0, 20.0)
+"""Of an image half alone: the default enters it with a twentieth of its length, 1 - sigma_max; 20 is all of it."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,24 @@ class Contender:
 
 @dataclass(frozen=True)
 class Edited:
-    """Edits of the same cases at one strength: pixels uint8 (N, 64, 64, 3), the evaluations of each edit in a sweep of
-    `SWEEP` strengths, and each case's triangle deficit over all its strengths."""
+    """Edits of the same cases at one strength.
+
+    pixels: uint8 (N, 64, 64, 3). evaluations: of each edit in a sweep of `SWEEP` strengths. triangle_deficits: of each
+    case over all its strengths. direction_methods: of ours, how each case's direction was found, as `EditedImage` says.
+    """
 
     strength: float
     pixels: np.ndarray
     evaluations: float
     triangle_deficits: Sequence[float | None]
+    direction_methods: Sequence[str | None]
 
 
 CEILING, UNEDITED = Contender("ceiling", "round_trip", "truth"), Contender("unedited", "round_trip", "source")
 """The most that an edit can reach through this autoencoder, and what no edit at all comes to."""
 
 
-def ours(default: Method, strengths: tuple[float, ...] = STRENGTHS) -> list[Contender]:
+def ours(default: Method) -> list[Contender]:
     """`eim`, which is `default`, and its ablations; one that is `default` itself is left out.
 
     prompt_swap: the image's own noise sampled under the other prompt. text_half, image_half_*: each half alone.
@@ -86,13 +93,12 @@ def ours(default: Method, strengths: tuple[float, ...] = STRENGTHS) -> list[Cont
         "inversion": replace(default, trajectory="fixed_point"),
         "coupled": replace(default, trajectory="coupled"),
     }
-    curve = tuple(strength for strength in _CURVE_STRENGTHS if strength in strengths)
     others = [
-        Contender(name, "eim", method, curve if name.endswith(("dds", "hsds")) else (1.0,))
+        Contender(name, "eim", method, _CURVE_STRENGTHS if method.text_scale else _IMAGE_STRENGTHS)
         for name, method in ablations.items()
         if method != default
     ]
-    return [Contender("eim", "eim", default, strengths), *others]
+    return [Contender("eim", "eim", default, STRENGTHS), *others]
 
 
 def run(contender: Contender, backbone: Backbone, cases: Sequence[Case], batch: int) -> list[Edited]:
@@ -109,7 +115,10 @@ def run(contender: Contender, backbone: Backbone, cases: Sequence[Case], batch: 
         latents = _latents(contender, backbone, [cases[i] for i in indices])
         pixels.append(to_pixels(backbone.decode(latents))[:real])
     cost = (backbone.evaluations - before) / (len(batches) * batch)
-    return [Edited(1.0, np.concatenate(pixels), cost, [None] * len(cases))]
+    if isinstance(contender.settings, Spared):
+        cost = _in_a_sweep(contender.settings.method, cost, 1)
+    unknown = [None] * len(cases)
+    return [Edited(1.0, np.concatenate(pixels), cost, unknown, unknown)]
 
 
 def _latents(contender: Contender, backbone: Backbone, cases: Sequence[Case]) -> Tensor:
@@ -122,7 +131,7 @@ def _latents(contender: Contender, backbone: Backbone, cases: Sequence[Case]) ->
         return latents
     source = backbone.encode_text([case.source_prompt for case in cases])
     target = backbone.encode_text([case.target_prompt for case in cases])
-    empty, seeds = backbone.encode_text([""] * len(cases)), [case.number for case in cases]
+    empty, seeds = backbone.encode_text([""] * len(cases)), [case.seed for case in cases]
     peer: Any = PEERS[contender.family]
     return peer(backbone, latents, source, target, empty, seeds, settings)
 
@@ -135,12 +144,18 @@ def _run_ours(
         [EditTask(str(place), (its.target_prompt,), s * its.strength) for place, s in enumerate(strengths)]
         for its in said
     ]
-    prompts, seeds = [its.source_prompt for its in said], [case.number for case in cases]
+    prompts, seeds = [its.source_prompt for its in said], [case.seed for case in cases]
     edited = {(one.row, int(one.edit_id)): one for one in edit_images(
         backbone, list(sources(cases)), prompts, tasks, method, seeds, batch)}  # fmt: skip
     pixels = np.stack([[edited[row, place].pixels for place in range(len(strengths))] for row in range(len(cases))])
     own = float(np.mean([one.evaluations for one in edited.values()]))
-    decoding = method.steps * (1 + (method.guidance != 1) + (method.free_guidance != 1))
-    cost = decoding + (own - decoding) * len(strengths) / SWEEP
+    cost = _in_a_sweep(method, own, len(strengths))
     deficits = [triangle_deficit(torch.from_numpy(its)) for its in pixels]
-    return [Edited(strength, pixels[:, place], cost, deficits) for place, strength in enumerate(strengths)]
+    found = [edited[row, 0].direction_method for row in range(len(cases))]
+    return [Edited(strength, pixels[:, place], cost, deficits, found) for place, strength in enumerate(strengths)]
+
+
+def _in_a_sweep(method: Method, own: float, strengths: int) -> float:
+    """Evaluations of an edit among `SWEEP` strengths, from `own` of one among `strengths`."""
+    decoding = costs(method).decode
+    return decoding + (own - decoding) * strengths / SWEEP

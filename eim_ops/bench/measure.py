@@ -2,8 +2,9 @@
 
 success: the judge sees the asked value. kept: the fraction of the other attributes that read as in the source's round
 trip through the autoencoder. on_target: how far the asked attribute's reading went the asked way; off_target: how far
-the others' went on average. A number's way is in units of its spread over faces; a class counts 1 where it changed, and
-the asked one where it is the asked class. psnr_true: dB to the true edited face.
+the others' went on average. A number's way is in units of its spread over independent faces, 1 / sqrt(12), in both
+worlds; a class counts 1 where it changed, and the asked one where it is the asked class. psnr_true: dB to the true
+edited face.
 """
 
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def measure(
     judge: Judge, cases: Sequence[Case], edited: Edited, round_trips: np.ndarray, true_faces: np.ndarray
 ) -> list[dict[str, Any]]:
     """One row for each case: the figures above, `changes` of all attributes in their order, the reading of the asked
-    one, and the cost. Images are uint8 (N, 64, 64, 3)."""
+    one, and what `Edited` says of the case. Images are uint8 (N, 64, 64, 3)."""
     before, after = judge.read(round_trips), judge.read(edited.pixels)
     decibels = psnr(torch.from_numpy(edited.pixels).float(), torch.from_numpy(true_faces).float(), 255.0)
     rows = []
@@ -65,6 +66,8 @@ def measure(
                 "reading": float(new[case.attribute]),
                 "psnr_true": float(decibels[i]),
                 "evaluations": edited.evaluations,
+                "triangle_deficit": edited.triangle_deficits[i],
+                "direction_method": edited.direction_methods[i],
             }
         )
     return rows

@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 from eim_ops.bench.contenders import Contender, PeerSettings
+from eim_ops.bench.curve import Point, lowest_curve
 from eim_ops.peers.dds import DdsSettings
 from eim_ops.peers.flowedit import FlowEditSettings
 from eim_ops.peers.rf_inversion import RfInversionSettings
@@ -21,10 +22,21 @@ def _name(family: str, knobs: Mapping[str, float]) -> str:
     return " ".join([family, *(f"{knob}={value:g}" for knob, value in knobs.items())])
 
 
+_GUIDANCES = (1.0, 1.5, 2.0, 3.0)
+"""That fit a small model; ours is chosen among the same."""
+
+
 def peer_grid() -> list[Contender]:
-    """Every peer at every setting that it is tuned over: its main knobs, at guidances that fit a small model."""
+    """Every peer at every setting that it is tuned over: its main knobs, and as it was published."""
+    published: Mapping[str, PeerSettings] = {
+        "sdedit": SdeditSettings(),
+        "flowedit": FlowEditSettings(),
+        "rf_inversion": RfInversionSettings(),
+        "dds": DdsSettings(),
+    }
     return [
-        *_grid("sdedit", SdeditSettings(steps=28), strength=(0.5, 0.65, 0.8, 0.9), guidance=(1.5, 3.0)),
+        *(Contender(f"{family} published", family, its) for family, its in published.items()),
+        *_grid("sdedit", SdeditSettings(steps=28), strength=(0.5, 0.65, 0.8, 0.9), guidance=_GUIDANCES),
         *_grid(
             "flowedit",
             FlowEditSettings(steps=28, last=28),
@@ -44,24 +56,26 @@ def peer_grid() -> list[Contender]:
             RfInversionSettings(),
             eta=(0.3, 0.5, 0.7, 0.9),
             controlled=(7, 14),
-            guidance=(1.0, 3.0),
+            guidance=_GUIDANCES,
         ),
-        *_grid("dds", DdsSettings(iterations=100), learning_rate=(0.05, 0.1, 0.2), guidance=(1.0, 3.0)),
+        *_grid("dds", DdsSettings(iterations=100), learning_rate=(0.05, 0.1, 0.2), guidance=_GUIDANCES),
     ]
 
 
-def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The names whose (gain, loss) no other betters in both, in order of gain; of equal points the first."""
-    front: list[str] = []
-    for name, (_, loss) in sorted(points.items(), key=lambda item: (-item[1][0], item[1][1])):
-        if not front or loss < points[front[-1]][1]:
-            front.append(name)
-    return front[::-1]
+def quick_peers() -> list[Contender]:
+    """One setting of each peer that is not tuned and takes few evaluations: to see that all run."""
+    return [
+        Contender("sdedit", "sdedit", SdeditSettings(steps=28, strength=0.8, guidance=3.0)),
+        Contender("flowedit", "flowedit", FlowEditSettings(14, 14, source_guidance=1.5, target_guidance=1.5)),
+        Contender("rf_inversion", "rf_inversion", RfInversionSettings(steps=14, guidance=3.0)),
+        Contender("dds", "dds", DdsSettings(iterations=25, learning_rate=0.2, guidance=1.0)),
+    ]
 
 
-def thinned(front: Sequence[str], most: int) -> list[str]:
-    """At most `most` of a front, evenly, its strongest end always among them."""
-    if len(front) <= most:
-        return list(front)
-    places = [round(i * (len(front) - 1) / (most - 1)) for i in range(most)] if most > 1 else [len(front) - 1]
-    return [front[place] for place in places]
+def frontier(points: Mapping[str, Point]) -> list[str]:
+    """Names of those (effect, cost) that a mixture of settings can gain by, by rising effect: the corners of the lowest
+    curve from its cheapest on."""
+    corners = lowest_curve([*points.values()])
+    cheapest = min(corners, key=lambda corner: (corner[1], -corner[0]))
+    names = {point: name for name, point in reversed(points.items())}
+    return [names[corner] for corner in corners if corner[0] >= cheapest[0]]

@@ -39,7 +39,7 @@ def compare_sharing(
     for name, its in (("both halves", method), ("image half alone", alone)):
         kinds.append((f"{name}, own", its, None))
         kinds += [(f"{name}, shared over {count}", its, shared[count]) for count in images]
-    unedited, wanted = round_trips(backbone, list(sources(cases))), truths(cases)
+    unedited, wanted = round_trips(backbone, list(sources(cases)), batch), truths(cases)
     figures = {}
     for name, its, found in kinds:
         rows = measure(judge, cases, _edited(backbone, cases, its, found, batch), unedited, wanted)
@@ -51,10 +51,11 @@ def _edited(
     backbone: Backbone, cases: Sequence[Case], method: Method, shared: Mapping[str, Tensor] | None, batch: int
 ) -> Edited:
     tasks = [[EditTask("", (case.target_prompt,), 1.0, () if shared is None else (case.clause,))] for case in cases]
-    prompts, seeds = [case.source_prompt for case in cases], [case.number for case in cases]
+    prompts, seeds = [case.source_prompt for case in cases], [case.seed for case in cases]
     made = list(edit_images(backbone, list(sources(cases)), prompts, tasks, method, seeds, batch, shared))
     cost = float(np.mean([one.evaluations for one in made]))
-    return Edited(1.0, np.stack([one.pixels for one in made]), cost, [None] * len(cases))
+    found = [one.direction_method for one in made]
+    return Edited(1.0, np.stack([one.pixels for one in made]), cost, [None] * len(cases), found)
 
 
 def _sample_halves(

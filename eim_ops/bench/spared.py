@@ -29,7 +29,7 @@ class Spared:
 def edit_sparing(backbone: Backbone, cases: Sequence[Case], method: Method) -> Tensor:
     """Clean latents (B, C, h, w) of the cases edited at strength 1. Raises GrammarError where a prompt, a captioner's,
     is not of the grammar."""
-    seeds = [case.number for case in cases]
+    seeds = [case.seed for case in cases]
     joint = encode(backbone, to_images(list(sources(cases))), [case.source_prompt for case in cases], seeds, method)
 
     def direction(prompts: list[str]) -> Direction:

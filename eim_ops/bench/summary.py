@@ -9,13 +9,12 @@ import numpy as np
 from eim_ops.bench.contenders import UNEDITED
 from eim_ops.bench.curve import Point, cost_at
 from eim_ops.faces.attributes import ATTRIBUTES
-from eim_ops.metrics.control import pearson
+from eim_ops.metrics.control import FEWEST, pearson
 from eim_ops.metrics.disentanglement import disentanglement
 
 Rows = Sequence[Mapping[str, Any]]
 Figures = Mapping[str, float]
 FIGURES = ("success", "kept", "on_target", "off_target", "psnr_true")
-_COST = {"nfe_per_edit": "evaluations", "seconds_per_edit": "seconds"}
 _HALVES = {"text": "text_half", "image": "image_half_hsds", "joint": "joint_hsds"}
 _ABOUT_EQUAL = 0.05
 """A peer whose success is no more than this below ours counts as one that succeeds as often."""
@@ -49,18 +48,21 @@ class Table:
 
 
 def tabulate(rows: Rows) -> Table:
-    """Means over cases of every method at every strength."""
+    """Means over cases of every method at every strength; of seconds the median."""
     groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["strength"]), []).append(row)
-    columns = {**{figure: figure for figure in FIGURES}, **_COST}
-    return Table(
-        {
-            key: {figure: float(np.mean([row[column] for row in its])) for figure, column in columns.items()}
-            for key, its in groups.items()
-        },
-        {row["method"]: row["family"] for row in rows},
-    )
+    return Table({key: _averages(its) for key, its in groups.items()}, {row["method"]: row["family"] for row in rows})
+
+
+def _averages(rows: Rows) -> Figures:
+    means = {figure: float(np.mean([row[figure] for row in rows])) for figure in (*FIGURES, "evaluations")}
+    seconds = float(np.median([row["seconds"] for row in rows]))
+    return {
+        **{figure: means[figure] for figure in FIGURES},
+        "nfe_per_edit": means["evaluations"],
+        "seconds_per_edit": seconds,
+    }
 
 
 def summarise(rows: Rows) -> dict[str, Any]:
@@ -111,8 +113,9 @@ def _comparisons(rows: Rows, table: Table, peers: Mapping[str, Mapping[str, floa
         "psnr_gain_over_best_peer_db": ours["psnr_true"] - max(decibels) if ours and decibels else None,
         "pearson_r_median": float(np.median(correlations)) if correlations else None,
         "triangle_deficit_mean": float(np.mean(deficits)) if deficits and deficits[0] is not None else None,
-        "hsds_over_dds_image_half": _leak_ratio(table, "image_half_hsds", "image_half_dds"),
-        "hsds_over_dds_joint": _leak_ratio(table, "joint_hsds", "joint_dds"),
+        "hsds_over_dds_image_half": _leak_ratio(table, "image_half_hsds", "image_half_dds", None),
+        "hsds_over_dds_joint": _leak_ratio(table, "joint_hsds", "joint_dds", 1.0),
+        "hsds_accepted": _accepted(rows),
         "nfe_ratio_to_flowedit": ours["nfe_per_edit"] / flowedit["nfe_per_edit"] if ours and flowedit else None,
     }
 
@@ -126,8 +129,9 @@ def best_point(table: Table, family: str) -> Figures | None:
     return max(close, key=lambda its: its["psnr_true"]) if close else max(points, key=lambda its: its["success"])
 
 
-def _leak_ratio(table: Table, method: str, other: str) -> float | None:
-    """Off-target change of one method at strength 1 over that of another at equal on-target change, strengths mixed.
+def _leak_ratio(table: Table, method: str, other: str, strength: float | None) -> float | None:
+    """Off-target change of one method over that of another at equal on-target change, strengths mixed: at the effect
+    that the first has at `strength`, or with None at the largest that both reach.
 
     One of the two that has no rows is our default, and so `eim`.
     """
@@ -135,25 +139,38 @@ def _leak_ratio(table: Table, method: str, other: str) -> float | None:
     if not there:
         return None
     method, other = (name if name in there else "eim" for name in (method, other))
-    own = table.at(method)
-    if own is None or own["on_target"] <= 0:
+    own, others = (_points(table.curve(name), "on_target", "off_target") for name in (method, other))
+    at = None if strength is None else table.at(method, strength)
+    effect = min(max(its)[0] for its in (own, others)) if at is None else at["on_target"]
+    if effect <= 0:
         return None
-    leak = cost_at(_points(table.curve(other), "on_target", "off_target"), own["on_target"])
-    return own["off_target"] / leak if leak else None
+    leaks = [at["off_target"] if at else cost_at(own, effect), cost_at(others, effect)]
+    return leaks[0] / leaks[1] if leaks[0] is not None and leaks[1] else None
+
+
+def _accepted(rows: Rows) -> float | None:
+    """Of the directions that HSDS was asked for, the part that it gave; for the others DDS explained as much."""
+    methods = [row["direction_method"] for row in rows if row["method"] == "joint_hsds" and row["strength"] == 1.0]
+    return methods.count("hsds") / len(methods) if methods else None
 
 
 def by_case(rows: Rows, method: str) -> list[float]:
-    """|Pearson r| of strength against reading, of each case of a continuous attribute that has one."""
+    """Pearson r of strength against the change the asked way, of each case of a continuous attribute: negative where
+    the edit goes the other way, 0 where nothing moves. Empty where there are too few strengths."""
     cases: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["method"] == method and row["kind"] == "continuous":
             cases.setdefault(row["case"], []).append(row)
-    found = [pearson([r["strength"] for r in its], [r["reading"] for r in its]) for its in cases.values()]
-    return [abs(value) for value in found if value is not None]
+    return [
+        pearson([row["strength"] for row in its], [row["on_target"] for row in its]) or 0.0
+        for its in cases.values()
+        if len(its) >= FEWEST
+    ]
 
 
 def sde(rows: Rows, half: str) -> dict[str, Any] | None:
-    """The disentanglement of one half (`text`, `image`, `joint`) by its ablation's rows at strength 1."""
+    """The disentanglement of one half (`text`, `image`, `joint`) by the rows of `method` at strength 1; null is what
+    never moved the asked way. rows_moved: of the matrix, those that the degree is the mean of."""
     names = {row["method"] for row in rows}
     method = _HALVES[half] if _HALVES[half] in names else "eim" if half == "joint" else None
     own = [row for row in rows if row["method"] == method and row["strength"] == 1.0]
@@ -165,4 +182,14 @@ def sde(rows: Rows, half: str) -> dict[str, Any] | None:
         np.array([row["changes"] for row in own]),
         [attribute.name for attribute in ATTRIBUTES],
     )
-    return {"degree": found.degree, "attributes": list(found.attributes), "matrix": found.matrix.tolist()}
+    return {
+        "method": method,
+        "degree": _known(found.degree),
+        "rows_moved": int(np.isfinite(found.matrix).all(1).sum()),
+        "attributes": list(found.attributes),
+        "matrix": [[_known(value) for value in line] for line in found.matrix.tolist()],
+    }
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-_FEWEST = 3
+FEWEST = 3
+"""Strengths that tell something of control."""
 
 
 def pearson(strengths: Sequence[float], readings: Sequence[float]) -> float | None:
     """Correlation of strength and reading; None below three strengths, or where the reading never changes."""
-    if len(strengths) < _FEWEST or np.ptp(readings) == 0 or np.ptp(strengths) == 0:
+    if len(strengths) < FEWEST or np.ptp(readings) == 0 or np.ptp(strengths) == 0:
         return None
     return float(np.corrcoef(strengths, readings)[0, 1])
 
@@ -21,7 +22,7 @@ def triangle_deficit(images: torch.Tensor) -> float | None:
     Mean over three images in a row of 1 - d(a, c) / (d(a, b) + d(b, c)), d the root mean square difference; ours.
     None below three images. Triples that don't move at all count as straight.
     """
-    if len(images) < _FEWEST:
+    if len(images) < FEWEST:
         return None
     flat = images.flatten(1).double()
     steps = (flat[1:] - flat[:-1]).norm(dim=1)

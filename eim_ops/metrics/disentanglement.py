@@ -68,7 +68,7 @@ def measure_disentanglement(
     }
     tasks = [[EditTask(name, (prompt,), 1.0) for name, prompt in its.items()] for its in target_prompts]
     asked = [(row, name) for row, its in enumerate(target_prompts) for name in its]
-    before = read(round_trips(backbone, images))
+    before = read(round_trips(backbone, images, batch))
     found = {}
     for half, its in halves.items():
         edited = {(one.row, one.edit_id): one.pixels for one in edit_images(
@@ -106,7 +106,7 @@ def text_conditions(
     """
     text = replace(method, image_half="none")
     tasks = [[EditTask("0", (a,), 1.0), EditTask("1", (b,), 1.0), EditTask("both", (a, b), 1.0)] for a, b in pairs]
-    start = torch.from_numpy(round_trips(backbone, images)).flatten(1).double()
+    start = torch.from_numpy(round_trips(backbone, images, batch)).flatten(1).double()
     made = {(one.row, one.edit_id): one.pixels for one in edit_images(
         backbone, images, source_prompts, tasks, text, range(len(images)), batch)}  # fmt: skip
 

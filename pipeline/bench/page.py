@@ -72,7 +72,8 @@ p { max-width: 60rem; }
 </style>
 <h1>Benchmark: {{ report.world }} faces,
 prompts from {{ 'mini-vlm' if report.captions == 'vlm' else 'ground truth' }}</h1>
-<p>{{ summary.cases }} test cases. Peers at the settings that were best on {{ summary.tuning_cases }} other cases.</p>
+<p>{{ summary.cases }} test cases. Peers at {{ 'the settings that were best on %d other cases' % summary.tuning_cases
+if summary.tuning_cases else 'settings that were not tuned' }}.</p>
 <table><tr><th>ours against the others</th><th></th></tr>
 {% for name, value in summary.eim.items() %}
 <tr><td>{{ name }}</td><td>{{ 'not measured' if value is none else '%.3f' % value }}</td></tr>
@@ -82,7 +83,8 @@ prompts from {{ 'mini-vlm' if report.captions == 'vlm' else 'ground truth' }}</h
 <tr><td>{{ name }}</td>{% for value in (its.off_target, its.psnr_true) %}
 <td>{{ 'never gets there' if value is none else '%.3f' % value }}</td>{% endfor %}</tr>
 {% endfor %}</table>
-<p>Text conditions changed: effectiveness {{ '%.3f' % summary.text_conditions.effectiveness }},
+<p>Text conditions changed, in the first cases with true prompts:
+effectiveness {{ '%.3f' % summary.text_conditions.effectiveness }},
 decomposability {{ '%.3f' % summary.text_conditions.decomposability }}.</p>
 <table><tr><th>method, strength 1</th>{% for name in figures %}<th>{{ name }}</th>{% endfor %}
 <th>evaluations</th><th>seconds</th></tr>

@@ -107,7 +107,7 @@ def disentanglement_plot(halves: Mapping[str, Mapping[str, Any] | None]) -> Figu
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names)
         axes.grid(False)
-        axes.set_title(f"{half}: degree {its['degree']:.3f}")
+        axes.set_title(f"{half}: degree {'unknown' if its['degree'] is None else format(its['degree'], '.3f')}")
     figure.tight_layout()
     figure.colorbar(shown, ax=figure.axes, shrink=0.6, label="change per unit of asked change (0.5 and more: black)")
     return figure

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -10,15 +11,13 @@ from pipeline.bench.dataset import export
 from pipeline.bench.page import page
 from pipeline.bench.plots import plots
 from pipeline.bench.run import Row, measure_conditions, measure_units, read_cases, write_cases
-from pipeline.bench.spec import HEADLINE, PICTURES, TUNING_CASES, Models, Report, chunks, units
+from pipeline.bench.spec import HEADLINE, PICTURES, REPORTS, TUNING_CASES, Models, Report, chunks, units
 from pipeline.storage import Store, parquet_bytes
 
 if TYPE_CHECKING:
     from eim_ops.bench.cases import World
     from eim_ops.bench.contenders import Contender
 
-_POINTS = 3
-"""Settings of a peer that are reported, at most, for each of the two comparisons."""
 _MUTE = 0.5
 """A setting that succeeds less than this share of its peer's best is no point of interest."""
 
@@ -39,8 +38,9 @@ def tune(
 
 
 def best_settings(rows: Sequence[Row]) -> list[str]:
-    """Names of the contenders worth reporting: of each family its two fronts, thinned, without what hardly edits."""
-    from eim_ops.bench.peer_grid import pareto, thinned
+    """Names of the contenders worth reporting: of each family its frontiers of the two comparisons, without what hardly
+    edits."""
+    from eim_ops.bench.peer_grid import frontier
     from eim_ops.bench.summary import tabulate
 
     table, chosen = tabulate(rows), []
@@ -49,26 +49,33 @@ def best_settings(rows: Sequence[Row]) -> list[str]:
         figures = {name: table.figures[name, 1.0] for name in names}
         most = max(its["success"] for its in figures.values())
         loud = {name: its for name, its in figures.items() if its["success"] >= _MUTE * most}
-        purity = pareto({name: (its["on_target"], its["off_target"]) for name, its in loud.items()})
-        likeness = pareto({name: (its["success"], -its["psnr_true"]) for name, its in loud.items()})
-        kept = {*thinned(purity, _POINTS), *thinned(likeness, _POINTS)}
+        purity = frontier({name: (its["on_target"], its["off_target"]) for name, its in loud.items()})
+        likeness = frontier({name: (its["success"], -its["psnr_true"]) for name, its in loud.items()})
+        kept = {*purity, *likeness}
         chosen += [name for name in names if name in kept]
     return chosen
 
 
 def run_report(
-    store: Store, report: Report, models: Models, actors: int, contenders: "Sequence[Contender]", cases: int
+    store: Store,
+    report: Report,
+    models: Models,
+    actors: int,
+    contenders: "Sequence[Contender]",
+    cases: int,
+    tuning_cases: int,
 ) -> dict[str, Any]:
-    """Run, and write `<report>/` with rows, summary, plots and page; returns the summary."""
+    """Run, and write `<report>/` with rows, summary, plots and page; returns the summary. tuning_cases: those that the
+    peers' settings were chosen on."""
     from eim_ops.bench.summary import summarise, tabulate
 
     write_cases(store, chunks(report.world, "test", cases), models, actors)
     work = units(report, "test", cases, contenders)
     rows = measure_units(store, work, models, actors, report.name)
-    tuned = TUNING_CASES if any(c.family not in ("eim", "round_trip") for c in contenders) else 0
     ours = next(unit for unit in work if unit.contender.name == "eim")
     conditions = measure_conditions(store, ours, models)
-    summary = {"cases": cases, "tuning_cases": tuned, **summarise(rows), "text_conditions": conditions}
+    about = {"models": asdict(models), "cases": cases, "tuning_cases": tuning_cases}
+    summary = {**about, **summarise(rows), "text_conditions": conditions}
     drawn = plots(tabulate(rows), rows, summary)
     folder = store.below(report.name)
     folder.write("rows.parquet", parquet_bytes(pa.Table.from_pylist(rows)))
@@ -80,10 +87,13 @@ def run_report(
     return summary
 
 
-def write_summary(store: Store, summaries: Mapping[str, Mapping[str, Any]]) -> None:
-    """`summary.json` of all reports that were run; its `methods` and `eim` are those of the first."""
-    first = next(iter(summaries.values()))
-    store.write("summary.json", _json({**first, "reports": dict(summaries)}))
+def write_summary(store: Store, models: Models) -> None:
+    """`summary.json` of all reports of these models that the store holds, in one run or in several; its `methods` and
+    `eim` are those of the headline, or where that is missing of the first."""
+    there = [name for name in REPORTS if store.exists(f"{name}/summary.json")]
+    summaries = {name: json.loads(store.read(f"{name}/summary.json")) for name in there}
+    of_these = {name: its for name, its in summaries.items() if its.get("models") == asdict(models)}
+    store.write("summary.json", _json({**next(iter(of_these.values())), "reports": of_these}))
 
 
 def write_dataset(store: Store, models: Models, actors: int, worlds: "Sequence[World]", cases: int) -> None:
@@ -94,4 +104,4 @@ def write_dataset(store: Store, models: Models, actors: int, worlds: "Sequence[W
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1) + "\n").encode()
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()

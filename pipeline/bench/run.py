@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("reading", pa.float64()),
         ("psnr_true", pa.float64()),
         ("triangle_deficit", pa.float64()),
+        ("direction_method", pa.string()),
         ("evaluations", pa.float64()),
         ("seconds", pa.float64()),
         ("image", pa.binary()),
@@ -81,17 +82,18 @@ class MeasureUnits:
         from eim_ops.edit import round_trips
 
         cases = read_cases(self._store, unit, self._models)
-        started = time.perf_counter()
+        started, before = time.perf_counter(), self._backbone.evaluations
         edited = run(unit.contender, self._backbone, cases, self._models.batch)
-        seconds = (time.perf_counter() - started) / (len(cases) * len(edited))
-        unedited, wanted = round_trips(self._backbone, list(sources(cases))), truths(cases)
+        # However many strengths were run, the reported evaluations are those of a sweep, and so are the seconds.
+        an_evaluation = (time.perf_counter() - started) / max(1, self._backbone.evaluations - before)
+        unedited, wanted = round_trips(self._backbone, list(sources(cases)), self._models.batch), truths(cases)
         rows = []
         for one in edited:
             measured = measure(self._judge, cases, one, unedited, wanted)
-            for row, pixels, deficit in zip(measured, one.pixels, one.triangle_deficits, strict=True):
+            for row, pixels in zip(measured, one.pixels, strict=True):
                 shown = one.strength == 1 and row["case"] < PICTURES
                 image = encode_png(pixels) if shown else None
-                rows.append({**row, "seconds": seconds, "triangle_deficit": deficit, "image": image})
+                rows.append({**row, "seconds": an_evaluation * one.evaluations, "image": image})
         return rows
 
 

@@ -43,6 +43,10 @@ REPORTS: Mapping[str, Report] = {
 }  # fmt: skip
 
 
+_ROWS_VERSION = 2
+"""To be raised with every change of the method, a peer, a measure or the renderer that changes what rows say."""
+
+
 @dataclass(frozen=True)
 class Models:
     """What is measured and what measures, by name and revision: all of it changes rows."""
@@ -84,6 +88,7 @@ class Unit:
             "cases": vars(self.cases),
             "captions": self.captions,
             "models": vars(models),
+            "version": _ROWS_VERSION,
         }
         return f"rows/{_digest(content)}.parquet"
 
