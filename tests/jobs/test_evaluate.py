@@ -1,7 +1,13 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 from typer.testing import CliRunner
 
+from eim_ops.peers.peer import PEERS
+from jobs import evaluate
 from jobs.cli import app
+from pipeline.bench import reports
 
 
 @pytest.mark.parametrize("name", ["correlated", "nope"])
@@ -9,3 +15,19 @@ def test_an_unknown_report_is_refused_with_those_that_there_are(name: str) -> No
     result = CliRunner().invoke(app, ["evaluate", "bench", "--out", "unused", "--report", name])
     assert result.exit_code == 2
     assert name in result.output and "independent-truth" in result.output.replace("\n", "")
+
+
+def test_a_quick_run_has_every_peer_and_leaves_a_full_runs_reports_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(evaluate, "_connect", lambda _: 1)
+    monkeypatch.setattr(evaluate, "_show", lambda *_: None)
+    monkeypatch.setattr(reports, "run_report", lambda *given: asked.append(given) or {})
+    monkeypatch.setattr(reports, "write_summary", lambda *_: None)
+    result = CliRunner().invoke(app, ["evaluate", "bench", "--out", str(tmp_path), "--quick"])
+    assert result.exit_code == 0, result.output
+    ((store, report, _, _, contenders, _, tuning_cases),) = asked
+    assert (store.root, report.name, tuning_cases) == (f"{tmp_path}/quick", "correlated-vlm", 0)
+    assert {contender.family for contender in contenders} == {"eim", "round_trip", *PEERS}
+    assert {contender.strengths for contender in contenders} == {(1.0,)}

@@ -18,9 +18,11 @@ def test_cases_cover_all_attributes_ask_for_a_change_and_are_the_same_again() ->
         assert parse_request(case.request) == (case.attribute, case.index)
 
 
-def test_no_face_is_both_tuned_on_and_reported() -> None:
-    tuned = {case.face for case in draw_cases(300, "correlated", "tuning")}
-    assert not tuned & {case.face for case in draw_cases(300, "correlated", "test")}
+def test_no_face_and_no_noise_is_both_tuned_on_and_reported() -> None:
+    tuned, reported = (draw_cases(300, "correlated", split) for split in ("tuning", "test"))
+    assert not {case.face for case in tuned} & {case.face for case in reported}
+    assert not {case.seed for case in tuned} & {case.seed for case in reported}
+    assert len({case.seed for case in reported}) == 300
 
 
 def test_the_true_edit_differs_where_the_source_differs_from_it() -> None:

@@ -2,10 +2,11 @@ import pytest
 
 from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.bench.cases import draw_cases
-from eim_ops.bench.contenders import CEILING, UNEDITED, Contender, ours, run
+from eim_ops.bench.contenders import CEILING, SWEEP, UNEDITED, Contender, ours, run
 from eim_ops.bench.levers import lever_contenders, wording_contenders
 from eim_ops.bench.spared import Spared
 from eim_ops.bench.wording import Worded
+from eim_ops.faces.attributes import ATTRIBUTES
 from eim_ops.method import Method
 from eim_ops.peers.flowedit import FlowEditSettings
 
@@ -28,6 +29,8 @@ def test_each_kind_of_contender_edits_every_case(contender: Contender, backbone:
     assert all(one.pixels.shape == (3, 64, 64, 3) for one in edited)
     assert (edited[0].evaluations == 0) == (contender.family == "round_trip")
     assert [d is None for d in edited[0].triangle_deficits] == [len(contender.strengths) < 3] * 3
+    ours_with_rows = contender.family == "eim" and not isinstance(contender.settings, Spared)
+    assert set(edited[0].direction_methods) == ({"dds"} if ours_with_rows else {None})
 
 
 def test_evaluations_are_those_of_a_sweep_of_four_however_many_are_run(backbone: Sd3Backbone) -> None:
@@ -36,12 +39,21 @@ def test_evaluations_are_those_of_a_sweep_of_four_however_many_are_run(backbone:
         for strengths in ((1.0,), (0.5, 1.0), (-1.0, 0.0, 0.5, 1.0))
     ]
     assert costs == pytest.approx([costs[-1]] * 3)
+    spared = run(Contender("others spared", "eim", Spared(FAST)), backbone, CASES[:2], batch=2)[0].evaluations
+    directions = len(ATTRIBUTES) * 2 * FAST.draws
+    assert spared == pytest.approx(costs[-1] + (directions - 2 * FAST.draws) / SWEEP)
 
 
 def test_an_ablation_that_is_the_default_is_not_run_twice() -> None:
     for half in ("dds", "hsds"):
         names = [contender.name for contender in ours(Method(image_half=half))]  # type: ignore[arg-type]
         assert names[0] == "eim" and f"joint_{half}" not in names and len(names) == len(set(names))
+
+
+def test_an_image_half_alone_is_run_up_to_its_whole_length() -> None:
+    default = Method()
+    its = next(contender for contender in ours(default) if contender.name == "image_half_hsds")
+    assert its.strengths[0] == 1 and its.strengths[-1] * (1 - default.sigma_max) == pytest.approx(1)
 
 
 def test_each_lever_differs_from_the_default_in_what_its_name_says() -> None:

@@ -12,8 +12,8 @@ NONE = [None] * len(CASES)
 
 def test_perfect_edits_score_full_and_no_edits_score_none() -> None:
     judge, before, wanted = load_judge(), sources(CASES), truths(CASES)
-    perfect = measure(judge, CASES, Edited(1.0, wanted, 0.0, NONE), before, wanted)
-    nothing = measure(judge, CASES, Edited(1.0, before, 0.0, NONE), before, wanted)
+    perfect = measure(judge, CASES, Edited(1.0, wanted, 0.0, NONE, NONE), before, wanted)
+    nothing = measure(judge, CASES, Edited(1.0, before, 0.0, NONE, NONE), before, wanted)
     figures = ("success", "kept", "on_target", "off_target", "psnr_true")
     mean = {name: [np.mean([row[name] for row in rows]) for rows in (perfect, nothing)] for name in figures}
     assert mean["success"][0] > 0.9 and mean["success"][1] == 0
@@ -26,6 +26,6 @@ def test_perfect_edits_score_full_and_no_edits_score_none() -> None:
 
 def test_going_the_other_way_counts_against() -> None:
     judge, before, wanted = load_judge(), sources(CASES), truths(CASES)
-    backwards = measure(judge, CASES, Edited(1.0, before, 0.0, NONE), wanted, wanted)
+    backwards = measure(judge, CASES, Edited(1.0, before, 0.0, NONE, NONE), wanted, wanted)
     numbers = [row["on_target"] for row in backwards if row["kind"] == "continuous"]
     assert min(numbers) < 0 and np.mean(numbers) < 0.1

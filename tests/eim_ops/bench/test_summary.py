@@ -11,7 +11,8 @@ def row(method: str, family: str = "eim", **changes: Any) -> dict[str, Any]:
     neutral = {
         "method": method, "family": family, "case": 0, "attribute": "smile", "kind": "continuous", "strength": 1.0,
         "success": 1.0, "kept": 1.0, "on_target": 1.0, "off_target": 0.1, "changes": [0.1] * len(ATTRIBUTES),
-        "reading": 0.5, "psnr_true": 30.0, "triangle_deficit": None, "evaluations": 80.0, "seconds": 1.0,
+        "reading": 0.5, "psnr_true": 30.0, "triangle_deficit": None, "direction_method": "dds", "evaluations": 80.0,
+        "seconds": 1.0,
     }  # fmt: skip
     return {**neutral, **changes}
 
@@ -47,13 +48,37 @@ def test_hsds_is_compared_with_dds_at_equal_effect_and_with_the_default_where_th
     assert summarise(rows)["eim"]["hsds_over_dds_image_half"] is None
 
 
-def test_control_is_the_correlation_of_strength_and_reading_in_each_case() -> None:
-    falling = [row("eim", strength=s, reading=0.8 - 0.2 * s) for s in (0.0, 0.5, 1.0)]
-    assert by_case(falling, "eim") == [pytest.approx(1.0)]
-    assert by_case(falling[:2], "eim") == []
-    readings = np.random.default_rng(0).random(50)
-    random = [row("eim", case=1, strength=float(i), reading=float(r)) for i, r in enumerate(readings)]
-    assert by_case(random, "eim")[0] < 0.5
+def test_an_image_half_is_compared_where_both_reach() -> None:
+    rows = [
+        UNEDITED,
+        row("image_half_hsds", on_target=0.1, off_target=0.01),
+        row("image_half_hsds", strength=20.0, on_target=0.6, off_target=0.06),
+        row("image_half_dds", on_target=0.05, off_target=0.01),
+        row("image_half_dds", strength=20.0, on_target=0.3, off_target=0.06),
+    ]
+    assert summarise(rows)["eim"]["hsds_over_dds_image_half"] == pytest.approx(0.5), "at .3 spreads"
+
+
+def test_the_part_of_directions_that_hsds_gave_is_told() -> None:
+    methods = ["hsds", "dds", "hsds", "hsds"]
+    rows = [row("joint_hsds", case=case, direction_method=method) for case, method in enumerate(methods)]
+    assert summarise([UNEDITED, row("eim"), *rows])["eim"]["hsds_accepted"] == 0.75
+
+
+def test_seconds_are_those_of_the_middle_case() -> None:
+    rows = [row("eim", case=case, seconds=seconds) for case, seconds in enumerate((1.0, 2.0, 30.0))]
+    assert summarise([UNEDITED, *rows])["methods"]["eim"]["seconds_per_edit"] == 2
+
+
+def test_control_is_the_correlation_of_strength_and_the_change_asked_for_in_each_case() -> None:
+    def lines(*changes: float) -> list[float]:
+        return by_case([row("eim", strength=float(s), on_target=c) for s, c in enumerate(changes)], "eim")
+
+    assert lines(0, 1, 2) == [pytest.approx(1.0)]
+    assert lines(0, -1, -2) == [pytest.approx(-1.0)], "the wrong way"
+    assert lines(0, 0, 0) == [0.0], "no way"
+    assert lines(0, 1) == []
+    assert abs(lines(*np.random.default_rng(0).random(50))[0]) < 0.5
 
 
 def test_the_disentanglement_of_a_half_is_that_of_its_ablation() -> None:
@@ -62,3 +87,6 @@ def test_the_disentanglement_of_a_half_is_that_of_its_ablation() -> None:
     found = summarise(rows)["disentanglement"]
     assert found["text"]["degree"] == 1 and found["joint"]["degree"] == pytest.approx(0.9)
     assert found["image"]["degree"] == pytest.approx(0.9)
+    assert found["joint"]["method"] == "eim" and found["joint"]["rows_moved"] == 1
+    unmoved = summarise([UNEDITED, row("eim"), row("text_half", on_target=-0.1)])["disentanglement"]["text"]
+    assert (unmoved["degree"], unmoved["rows_moved"], unmoved["matrix"][0][1]) == (None, 0, None)

@@ -1,7 +1,9 @@
-"""The whole benchmark at a small size: real models, real Ray, disk and S3."""
+"""The whole benchmark at a small size: real models, real Ray."""
 
 import io
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,17 @@ from eim_ops.bench.contenders import CEILING, UNEDITED, Contender, ours
 from eim_ops.faces.grammar import parse
 from eim_ops.method import Method
 from eim_ops.peers.flowedit import FlowEditSettings
-from pipeline.bench import reports
+from pipeline.bench import reports, run
 from pipeline.bench.run import Row
-from pipeline.bench.spec import HEADLINE
+from pipeline.bench.spec import HEADLINE, Report
 from pipeline.storage import Store, open_store
 
-CASES = 5
+CASES, TUNED = 5, 3
+STRENGTHS = (0.0, 0.5, 1.0)
 CONTENDERS = [
     CEILING,
     UNEDITED,
-    *(c for c in ours(Method(steps=2, draws=1), (0.0, 0.5, 1.0)) if c.name in ("eim", "text_half")),
+    *(replace(c, strengths=STRENGTHS) for c in ours(Method(steps=2, draws=1)) if c.name in ("eim", "text_half")),
     Contender("flowedit last=2", "flowedit", FlowEditSettings(steps=3, last=2)),
 ]
 
@@ -33,7 +36,11 @@ CONTENDERS = [
 @pytest.fixture(scope="module")
 def done(ray_two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Any]]:
     store = open_store(str(tmp_path_factory.mktemp("bench")))
-    return store, reports.run_report(store, HEADLINE, reports.find_models("mini-dit"), 2, CONTENDERS, CASES)
+    return store, report(store)
+
+
+def report(store: Store, of: Report = HEADLINE, contenders: Sequence[Contender] = CONTENDERS) -> dict[str, Any]:
+    return reports.run_report(store, of, reports.find_models("mini-dit"), 2, contenders, CASES, TUNED)
 
 
 def test_every_case_method_and_strength_has_one_row(done: tuple[Store, dict[str, Any]]) -> None:
@@ -66,8 +73,51 @@ def test_a_second_run_measures_nothing_and_says_the_same(
 ) -> None:
     monkeypatch.setattr("pipeline.bench.run._streamed", lambda *_: pytest.fail("there is nothing left to run"))
     store, summary = done
-    again = reports.run_report(store, HEADLINE, reports.find_models("mini-dit"), 2, CONTENDERS, CASES)
-    assert json.dumps(again) == json.dumps(summary)
+    assert json.dumps(report(store)) == json.dumps(summary)
+
+
+def test_a_stopped_run_is_completed_and_keeps_what_it_had(
+    ray_two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+    report(store, contenders=CONTENDERS[:3])
+    had = {key: store.read(key) for key in store.keys("rows")}
+    asked: list[int] = []
+    streamed = run._streamed
+    monkeypatch.setattr(run, "_streamed", lambda *given: asked.append(len(given[2])) or streamed(*given))
+    report(store)
+    assert asked == [len(CONTENDERS) - 3]
+    assert {key: store.read(key) for key in had} == had
+
+
+def test_the_summary_is_of_all_reports_that_were_run_the_headline_first(
+    done: tuple[Store, dict[str, Any]], tmp_path: Path
+) -> None:
+    models, store = reports.find_models("mini-dit"), open_store(str(tmp_path))
+    one = {"models": asdict(models), "methods": {}, "eim": {"success": 0.5}}
+    for name, its in (
+        ("independent-truth", one),
+        ("correlated-truth", {**one, "models": asdict(replace(models, judge_revision="another"))}),
+        (HEADLINE.name, done[1]),
+    ):
+        store.write(f"{name}/summary.json", json.dumps(its).encode())
+    reports.write_summary(store, models)
+    written = json.loads(store.read("summary.json"))
+    assert list(written["reports"]) == [HEADLINE.name, "independent-truth"]
+    assert written["methods"] == done[1]["methods"] and written["tuning_cases"] == TUNED
+    assert written["eim"].keys() == {
+        "success", "kept", "off_target_ratio_to_best_peer", "psnr_gain_over_best_peer_db", "pearson_r_median",
+        "triangle_deficit_mean", "hsds_over_dds_image_half", "hsds_over_dds_joint", "hsds_accepted",
+        "nfe_ratio_to_flowedit",
+    }  # fmt: skip
+
+
+def test_peers_are_tuned_on_tuning_cases_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(reports, "write_cases", lambda _, chunks, *__: asked.extend(its.split for its in chunks))
+    monkeypatch.setattr(reports, "measure_units", lambda _, units, *__: asked.extend(its.cases.split for its in units))
+    reports.tune(open_store(str(tmp_path)), reports.find_models("mini-dit"), 1, CONTENDERS)
+    assert set(asked) == {"tuning"} and len(asked) > len(CONTENDERS)
 
 
 def test_the_dataset_loads_with_its_images_requests_and_truths(
