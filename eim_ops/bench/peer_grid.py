@@ -77,5 +77,5 @@ def frontier(points: Mapping[str, Point]) -> list[str]:
     curve from its cheapest on."""
     corners = lowest_curve([*points.values()])
     cheapest = min(corners, key=lambda corner: (corner[1], -corner[0]))
-    names = {point: name for name, point in reversed(points.items())}
+    names = {point: name for name, point in [*points.items()][::-1]}
     return [names[corner] for corner in corners if corner[0] >= cheapest[0]]

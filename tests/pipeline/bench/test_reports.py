@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from eim_ops.method import Method
 from eim_ops.peers.flowedit import FlowEditSettings
 from pipeline.bench import reports, run
 from pipeline.bench.run import Row
-from pipeline.bench.spec import HEADLINE, Report
+from pipeline.bench.spec import HEADLINE
 from pipeline.storage import Store, open_store
 
 CASES, TUNED = 5, 3
@@ -33,26 +33,45 @@ CONTENDERS = [
 ]
 
 
+@dataclass(frozen=True)
+class Done:
+    """A run that was stopped after three contenders and gone on with: what the store held then, and what was run."""
+
+    store: Store
+    summary: dict[str, Any]
+    rows_before: dict[str, bytes]
+    run_after: list[str]
+
+
 @pytest.fixture(scope="module")
-def done(ray_two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Any]]:
+def done(ray_two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> Done:
     store = open_store(str(tmp_path_factory.mktemp("bench")))
-    return store, report(store)
+    report(store, CONTENDERS[:3])
+    before, after, streamed = {key: store.read(key) for key in store.keys("rows")}, [], run._streamed
+
+    def noted(stage: type, its_store: Store, work: Sequence[Any], *rest: Any) -> Any:
+        after.extend(unit.contender.name for unit in work)
+        return streamed(stage, its_store, work, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_streamed", noted)
+        return Done(store, report(store), before, after)
 
 
-def report(store: Store, of: Report = HEADLINE, contenders: Sequence[Contender] = CONTENDERS) -> dict[str, Any]:
-    return reports.run_report(store, of, reports.find_models("mini-dit"), 2, contenders, CASES, TUNED)
+def report(store: Store, contenders: Sequence[Contender] = CONTENDERS) -> dict[str, Any]:
+    return reports.run_report(store, HEADLINE, reports.find_models("mini-dit"), 2, contenders, CASES, TUNED)
 
 
-def test_every_case_method_and_strength_has_one_row(done: tuple[Store, dict[str, Any]]) -> None:
-    rows = pq.read_table(io.BytesIO(done[0].read("correlated-vlm/rows.parquet"))).to_pylist()
+def test_every_case_method_and_strength_has_one_row(done: Done) -> None:
+    rows = pq.read_table(io.BytesIO(done.store.read("correlated-vlm/rows.parquet"))).to_pylist()
     keys = [(row["method"], row["case"], row["strength"]) for row in rows]
     assert sorted(keys) == sorted((c.name, n, s) for c in CONTENDERS for n in range(CASES) for s in c.strengths)
     at_zero = [row for row in rows if row["method"] == "eim" and row["strength"] == 0]
     assert max(row["off_target"] for row in at_zero) < 0.01, "strength 0 is the source"
 
 
-def test_the_figures_are_in_the_summary_and_the_pictures_on_the_page(done: tuple[Store, dict[str, Any]]) -> None:
-    store, summary = done
+def test_the_figures_are_in_the_summary_and_the_pictures_on_the_page(done: Done) -> None:
+    store, summary = done.store, done.summary
     assert json.loads(store.read("correlated-vlm/summary.json"))["methods"] == summary["methods"]
     figures = summary["methods"]["eim"]
     assert set(figures) == {
@@ -68,43 +87,31 @@ def test_the_figures_are_in_the_summary_and_the_pictures_on_the_page(done: tuple
         assert b"<svg" in store.read(f"correlated-vlm/{name}.svg")[:2000]
 
 
-def test_a_second_run_measures_nothing_and_says_the_same(
-    done: tuple[Store, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_run_measures_nothing_and_says_the_same(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.bench.run._streamed", lambda *_: pytest.fail("there is nothing left to run"))
-    store, summary = done
+    store, summary = done.store, done.summary
     assert json.dumps(report(store)) == json.dumps(summary)
 
 
-def test_a_stopped_run_is_completed_and_keeps_what_it_had(
-    ray_two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = open_store(str(tmp_path))
-    report(store, contenders=CONTENDERS[:3])
-    had = {key: store.read(key) for key in store.keys("rows")}
-    asked: list[int] = []
-    streamed = run._streamed
-    monkeypatch.setattr(run, "_streamed", lambda *given: asked.append(len(given[2])) or streamed(*given))
-    report(store)
-    assert asked == [len(CONTENDERS) - 3]
-    assert {key: store.read(key) for key in had} == had
+def test_a_stopped_run_is_completed_and_keeps_what_it_had(done: Done) -> None:
+    assert done.run_after == [contender.name for contender in CONTENDERS[3:]]
+    assert len(done.rows_before) == 3
+    assert {key: done.store.read(key) for key in done.rows_before} == done.rows_before
 
 
-def test_the_summary_is_of_all_reports_that_were_run_the_headline_first(
-    done: tuple[Store, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_the_summary_is_of_all_reports_that_were_run_the_headline_first(done: Done, tmp_path: Path) -> None:
     models, store = reports.find_models("mini-dit"), open_store(str(tmp_path))
     one = {"models": asdict(models), "methods": {}, "eim": {"success": 0.5}}
     for name, its in (
         ("independent-truth", one),
         ("correlated-truth", {**one, "models": asdict(replace(models, judge_revision="another"))}),
-        (HEADLINE.name, done[1]),
+        (HEADLINE.name, done.summary),
     ):
         store.write(f"{name}/summary.json", json.dumps(its).encode())
     reports.write_summary(store, models)
     written = json.loads(store.read("summary.json"))
     assert list(written["reports"]) == [HEADLINE.name, "independent-truth"]
-    assert written["methods"] == done[1]["methods"] and written["tuning_cases"] == TUNED
+    assert written["methods"] == done.summary["methods"] and written["tuning_cases"] == TUNED
     assert written["eim"].keys() == {
         "success", "kept", "off_target_ratio_to_best_peer", "psnr_gain_over_best_peer_db", "pearson_r_median",
         "triangle_deficit_mean", "hsds_over_dds_image_half", "hsds_over_dds_joint", "hsds_accepted",
@@ -121,10 +128,10 @@ def test_peers_are_tuned_on_tuning_cases_alone(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_dataset_loads_with_its_images_requests_and_truths(
-    done: tuple[Store, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reports, "TUNING_CASES", 2)
-    store, _ = done
+    store = done.store
     reports.write_dataset(store, reports.find_models("mini-dit"), 2, ["correlated"], CASES)
     loaded = datasets.load_dataset(f"{store.root}/dataset", "correlated", cache_dir=str(tmp_path))
     assert {split: len(loaded[split]) for split in loaded} == {"test": CASES, "tuning": 2}
