@@ -22,8 +22,8 @@ def load_clip_reader(
     """A reader of named attributes, each told by two texts: without it and with it.
 
     A reading is how much better the second text fits than the first, in logits, over the standard deviation of that
-    over `images`, unedited ones of one size, uint8 (H, W, 3). model: a hub id or a folder. Raises ValueError for a text that is
-    longer than the model takes, and for an attribute that all images have alike, whose unit would be 0.
+    over `images`, unedited ones of one size, uint8 (H, W, 3). model: a hub id or a folder. Raises ValueError for a text
+    that is longer than the model takes, and for an attribute that all images have alike, whose unit would be 0.
     """
     pinned = {"revision": revision, "trust_remote_code": False}
     its = AutoModelForZeroShotImageClassification.from_pretrained(model, use_safetensors=True, **pinned)
