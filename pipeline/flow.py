@@ -19,9 +19,9 @@ from pipeline.captioner_spec import VllmSpec, captioner_name
 from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries
 from pipeline.fit import Fit
 from pipeline.identity import fingerprint
-from pipeline.ledger import Account, Ledger, open_run
+from pipeline.ledger import Account, Ledger, check_settings, open_run
 from pipeline.loading import ModelError
-from pipeline.manifest import Manifest, prepare_manifest
+from pipeline.manifest import Manifest, check_apart, prepare_manifest
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
 from pipeline.placement import Plan, PoolPlan
 from pipeline.progress import Counts, Progress, TooManyFailures, shown
@@ -168,9 +168,11 @@ def open_edit_run(
 ) -> EditRun:
     """List the input and record what is asked; arguments and errors as of `run_edit`."""
     facts = operations.facts(recipe)
-    output = open_store(recipe.output)
+    settings, output = pixel_settings(recipe, facts), open_store(recipe.output)
+    check_apart(recipe.input, output)
+    check_settings(output, settings, new_run)  # a listing may take an hour
     manifest = listing or prepare_manifest(recipe.input, output, recipe.template_columns)
-    store, name = open_run(output, pixel_settings(recipe, facts), new_run)
+    store, name = open_run(output, settings, new_run)
     Ask(name, manifest.prefix, recipe.edits).record(store)
     attempts = Attempts.start(store, recipe.max_attempts, anew=retry_failed)
     return EditRun(recipe, operations, facts, manifest, Ledger(store, name), retry_failed, attempts, partition)

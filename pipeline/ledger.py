@@ -222,8 +222,8 @@ def buckets_of(run: Run) -> dict[str, int]:
     return dict(sorted(buckets.items()))
 
 
-def open_run(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple[Store, str]:
-    """The store of the run with these settings, and their fingerprint; records them before anything is made.
+def check_settings(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple[Store, str]:
+    """Where the run with these settings lives or is to live, and their fingerprint; records nothing.
 
     Raises FingerprintError when the output holds other settings and no new run is asked for.
     """
@@ -233,6 +233,15 @@ def open_run(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple
         output, others = output.below(new_run_prefix(name)), []
     if others:
         raise FingerprintError(_refusal(output, others, settings))
+    return output, name
+
+
+def open_run(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple[Store, str]:
+    """The store of the run with these settings, and their fingerprint; records them before anything is made.
+
+    Raises FingerprintError as `check_settings` does.
+    """
+    output, name = check_settings(output, settings, new_run)
     key = f"recipe/{name}.json"
     if not output.exists(key):
         output.write(key, canonical_json(settings).encode())

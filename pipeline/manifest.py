@@ -104,6 +104,18 @@ def all_manifests(output: Store) -> list[Manifest]:
     return found
 
 
+def check_apart(source: Input, output: Store) -> None:
+    """Raise RecipeError where one of `input.path` and the output lies inside the other: images would become inputs."""
+    if source.path is None:
+        return
+    path = storage.normalise(source.path)
+    if f"{output.root}/".startswith(f"{path}/") or f"{path}/".startswith(f"{output.root}/"):
+        raise RecipeError(
+            f"output: of {output.root} and input.path {path} one lies inside the other, so that edited images would "
+            "become inputs; put the output elsewhere"
+        )
+
+
 class NothingListedError(RecipeError):
     """An input without a single row."""
 
@@ -112,16 +124,15 @@ def prepare_manifest(
     source: Input,
     output: Store,
     columns: frozenset[str] = frozenset(),
-    aside: str | None = None,
     schema: pa.Schema = MANIFEST,
 ) -> Manifest:
     """List the input and write its shards below the output; raises NothingListedError when there is nothing to list.
 
-    Of a user's manifest `columns` are kept as fields, for a template. Nothing below `aside` is an input, by default
-    the output. `schema`: LISTING to keep the sources' times, of which a manifest's name knows nothing.
+    Of a user's manifest `columns` are kept as fields, for a template. `schema`: LISTING to keep the sources' times, of
+    which a manifest's name knows nothing.
     """
     if source.path is not None:
-        rows = _listed_rows(storage.normalise(source.path), aside or output.root)
+        rows = _listed_rows(storage.normalise(source.path))
         nothing = f"input.path: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {source.path}"
     else:
         assert source.manifest is not None
@@ -179,13 +190,9 @@ def _printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _listed_rows(source: str, output: str) -> Iterator[Row]:
-    if f"{output}/".startswith(f"{source}/"):
-        raise RecipeError(
-            f"output: {output} lies inside input.path {source}, so its images would become inputs; put it elsewhere"
-        )
+def _listed_rows(source: str) -> Iterator[Row]:
     for entry in storage.list_entries(source):
-        if Path(entry.uri).suffix.lower() in IMAGE_SUFFIXES and not entry.uri.startswith(f"{output}/"):
+        if Path(entry.uri).suffix.lower() in IMAGE_SUFFIXES:
             yield _row(entry.uri, entry.version, entry.size, modified=entry.modified)
 
 

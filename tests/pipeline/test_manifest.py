@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline import manifest as module
 from pipeline.asked import UNKNOWN, asked_by_row, asked_edits
-from pipeline.manifest import Manifest, prepare_manifest
+from pipeline.manifest import Manifest, check_apart, prepare_manifest
 from pipeline.recipe import Input, RecipeError
 from pipeline.retrying import StorageError
 from pipeline.storage import open_store
@@ -53,9 +53,17 @@ def test_the_same_input_is_not_written_twice(root: str) -> None:
     assert len(rows_of(first)) == 1
 
 
-def test_an_output_inside_the_input_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="lies inside"):
-        prepare_manifest(Input(path=str(tmp_path)), open_store(str(tmp_path / "out")))
+@pytest.mark.parametrize(("source", "output"), [("a", "a/out"), ("a/in", "a"), ("a", "a")])
+@pytest.mark.parametrize("root", ["/data", "s3://bucket", "s3://bucket/prefix"])
+def test_input_and_output_of_which_one_lies_inside_the_other_are_refused(root: str, source: str, output: str) -> None:
+    with pytest.raises(RecipeError, match="one lies inside the other"):
+        check_apart(Input(path=f"{root}/{source}"), open_store(f"{root}/{output}"))
+
+
+def test_places_beside_each_other_and_a_manifest_anywhere_are_taken() -> None:
+    for source, output in (("in", "in2"), ("in2", "in"), ("a/in", "a/out")):
+        check_apart(Input(path=f"/data/{source}"), open_store(f"/data/{output}"))
+    check_apart(Input(manifest="/data/out/rows.csv"), open_store("/data/out"))
 
 
 def test_an_input_without_images_is_refused(tmp_path: Path) -> None:
