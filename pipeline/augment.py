@@ -144,6 +144,9 @@ def augment(job: Job) -> Augmentation:
         place = _Place.of(job, settings)
         for increment in open_increments(place.run.store, place.name) if place.run else ():
             runs[increment.key] = _work_on(job, increment)
+            if job.retry_failed and runs[increment.key].left and not runs[increment.key].new_failures:
+                # What failed of it before is too much for anything more to be tried.
+                runs[increment.key] = _work_on(job, increment, retry_failed=True)
             if runs[increment.key].left:
                 break
         before = place.counts(balance)

@@ -24,7 +24,7 @@ from pipeline.loading import ModelError
 from pipeline.manifest import Manifest, check_apart, prepare_manifest
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
 from pipeline.placement import Plan, PoolPlan
-from pipeline.progress import Counts, Progress, TooManyFailures, shown
+from pipeline.progress import Counts, Progress, TooManyFailures, shown, too_many
 from pipeline.queues import bound_queues
 from pipeline.recipe import Recipe
 from pipeline.retrying import StorageError
@@ -127,7 +127,11 @@ def run_edit(
     before = run.ledger.account(manifest, recipe.edits, retry_failed)
     counts, problem = Counts(), None
     uses: Mapping[str, StageUse] = {}
-    if before.left:
+    after, limit = before, int(recipe.max_failure_fraction * before.asked)
+    if before.left and before.failures > limit:
+        told = too_many(before.failures, limit, before.failures)
+        problem = f"stopped: {told}; add --retry-failed, or raise the limit"
+    elif before.left:
         connect(address)
         # A stream that ended by an error keeps its actors, and their CPUs, until its frames are collected; this one
         # would wait for them without a word.
@@ -135,8 +139,8 @@ def run_edit(
         plan = plan_run(recipe, cluster_resources(), before, run.facts.most_pixels)
         progress, streamed = Progress.start(name[:12], before.left, plan), time.monotonic()
         try:
-            with shown(progress, before.images, before.left):
-                _stream(run, plan, progress, before)
+            with shown(progress, before.work.images, before.left):
+                _stream(run, plan, progress, limit, before.failures)
         except KeyboardInterrupt:
             raise Interrupted(progress.counts()) from None
         except Exception as error:
@@ -178,8 +182,9 @@ def open_edit_run(
     return EditRun(recipe, operations, facts, manifest, Ledger(store, name), retry_failed, attempts, partition)
 
 
-def _stream(run: EditRun, plan: Plan, progress: Progress, before: Account) -> None:
-    """The graph: read what is left, load, caption, edit, score, commit."""
+def _stream(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, failed_before: int) -> None:
+    """The graph: read what is left, load, caption, edit, score, commit. More failures than `failure_limit`, those of
+    earlier runs included, stop it."""
     context = configure_data()
     context.execution_no_progress_timeout_s = plan.no_progress_seconds
     bound_queues(context, most_waiting(plan.pools))
@@ -197,7 +202,7 @@ def _stream(run: EditRun, plan: Plan, progress: Progress, before: Account) -> No
     groups = [{"buckets": list(group)} for group in run.manifest.groups(GROUP_ROWS)]
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
     read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
-    sink = EditSink(run.ledger.store, facts, progress, int(recipe.max_failure_fraction * before.asked), attempts)
+    sink = EditSink(run.ledger.store, facts, progress, failure_limit, attempts, failed_before)
     editing = {**stage_arguments, "shared": _share_directions(run, plan, progress)}
     arguments = {"caption": caption_arguments, "encode": editing, "identify": editing, "edit": editing}
     stages = _SPLIT if recipe.placement == "split" else _FUSED

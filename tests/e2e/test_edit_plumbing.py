@@ -1,5 +1,6 @@
 """Whole edit jobs on a local Ray of two CPUs, with fake operations: what is asked is what is there."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline import flow
 from pipeline.compact import compact_output
 from pipeline.flow import Summary, run_edit
 from pipeline.ledger import FingerprintError, Ledger
+from pipeline.progress import Progress, shown
 from pipeline.recipe import parse_recipe
 from pipeline.storage import in_threads, open_store, read
 from pipeline.verify import verify_output
@@ -54,7 +57,16 @@ def check_outputs(summary: Summary) -> None:
 
 
 @pytest.mark.usefixtures("ray_two_cpus")
-def test_a_job_ends_with_all_accounted_for_and_again_does_nothing(root: str, png: PngMaker) -> None:
+def test_a_job_ends_with_all_accounted_for_and_again_does_nothing(
+    root: str, png: PngMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals = []
+
+    def noted(progress: Progress, images: int, edits: int) -> contextlib.AbstractContextManager[None]:
+        totals.append((images, edits))
+        return shown(progress, images, edits)
+
+    monkeypatch.setattr(flow, "shown", noted)
     put_images(root, range(20), png)
     open_store(root).write("in/broken.png", b"this is no image")
     first = run(root)
@@ -75,6 +87,7 @@ def test_a_job_ends_with_all_accounted_for_and_again_does_nothing(root: str, png
     assert (retried.new_failures, retried.new_edits, retried.failures) == (3, 0, 3)
     attempts = Ledger(open_store(first.output)).read().failures["attempts"].to_pylist()
     assert sorted(attempts) == [1, 2, 2, 2]
+    assert totals == [(21, 63), (23, 29), (1, 3)]  # what is left of images and edits, not what is done
 
     with pytest.raises(FingerprintError, match="model_revision: there 'fake-1', now 'fake-2'"):
         run(root, revision="fake-2")
@@ -92,6 +105,15 @@ def test_above_the_failure_fraction_the_job_stops_and_says_why(tmp_path: Path, p
     summary = run(str(tmp_path), max_failure_fraction=0.5)
     assert summary.problem is not None
     assert "12 edits failed, more than the 9 that max_failure_fraction allows" in summary.problem
+
+    # The same command stops again, and has no limit of its own.
+    put_images(str(tmp_path), range(2, 3), png)
+    again = run(str(tmp_path), max_failure_fraction=0.5)
+    assert again.problem is not None
+    assert "12 edits failed in earlier runs, more than the 10" in again.problem
+    assert (again.left, again.new_edits, again.new_failures) == (3, 0, 0)
+    retried = run(str(tmp_path), max_failure_fraction=0.7, options={"retry_failed": True})
+    assert (retried.problem, retried.left, retried.new_edits, retried.new_failures) == (None, 0, 3, 12)
 
 
 @pytest.mark.usefixtures("ray_two_cpus")

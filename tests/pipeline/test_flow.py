@@ -1,13 +1,17 @@
-"""What a run refuses before it lists its input, and what it leaves behind then."""
+"""What a run refuses before it lists its input or tries anything, and what it leaves behind then."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import augment as augment_module
 from pipeline import flow
+from pipeline.ask import Ask
 from pipeline.augment import Job, augment
+from pipeline.estimate import Workload
 from pipeline.flow import open_edit_run
+from pipeline.increments import Increment
 from pipeline.ledger import FingerprintError
 from pipeline.placement import Cluster
 from pipeline.recipe import RecipeError
@@ -53,3 +57,24 @@ def test_an_input_without_images_leaves_no_settings_behind_that_would_be_held_ag
     with pytest.raises(RecipeError, match="no images"):
         open_edit_run(recipe, fake_operations())
     assert open_store(recipe.output).keys("recipe") == []
+
+
+@pytest.mark.parametrize("retry_failed", [False, True])
+def test_a_selection_of_which_too_much_failed_is_tried_again_where_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retry_failed: bool
+) -> None:
+    started = start_job(str(tmp_path))
+    ask = Ask(started.fingerprint, started.manifest.prefix, started.recipe.edits)
+    Increment("2030-01-30", ask, 3, 3, Workload(3, 3, 3)).record(started.store)
+    tried: list[bool] = []
+
+    def stopped(*_: object, retry_failed: bool, **__: object) -> SimpleNamespace:
+        tried.append(retry_failed)
+        return SimpleNamespace(left=3, new_failures=0, problem="stopped")
+
+    monkeypatch.setattr(augment_module, "run_edit", stopped)
+    operations = fake_operations(revision="fake-1")
+    job = Job(started.recipe, operations, "2030-01-31", lambda: Cluster(2), retry_failed=retry_failed)
+    told = augment(job)
+    assert (told.increment, told.completed, told.problem) == (None, (), "stopped")
+    assert tried == ([False, True] if retry_failed else [False])
