@@ -212,11 +212,16 @@ def _account_of(
     return sum(in_threads(count, buckets), Account())
 
 
+def buckets_with_parts(store: Store) -> list[str]:
+    """The buckets of a run that hold rows, in order."""
+    folders = [name for kind in ("edits", "failures") for name in storage.folders(store.uri(kind), _BUCKET)]
+    return sorted({name.removeprefix(_BUCKET) for name in folders})
+
+
 def buckets_of(run: Run) -> dict[str, int]:
     """The buckets of a run that can hold rows or images, by name: those with parts, and those of every listing. With
     how many images all listings name there."""
-    folders = [name for kind in ("edits", "failures") for name in storage.folders(run.store.uri(kind), _BUCKET)]
-    buckets = Counter(dict.fromkeys((name.removeprefix(_BUCKET) for name in folders), 0))
+    buckets = Counter(dict.fromkeys(buckets_with_parts(run.store), 0))
     for manifest in all_manifests(run.output):
         buckets.update(manifest.rows)
     return dict(sorted(buckets.items()))
