@@ -123,7 +123,7 @@ def run_edit(
     run = open_edit_run(
         recipe, operations, new_run=new_run, retry_failed=retry_failed, listing=listing, partition=partition
     )
-    manifest, attempts, name = run.manifest, run.attempts, run.ledger.fingerprint or ""
+    manifest, attempts, name = run.manifest, run.attempts, run.ledger.fingerprint
     before = run.ledger.account(manifest, recipe.edits, retry_failed)
     counts, problem = Counts(), None
     uses: Mapping[str, StageUse] = {}
@@ -154,8 +154,8 @@ def run_edit(
             problem = f"stopped: {_own_words(cause)}"
         counts = progress.counts()
         uses = stage_uses(counts, plan, time.monotonic() - streamed)
-    count = run.ledger.settled_account if problem is None else run.ledger.account
-    after = count(manifest, recipe.edits) if before.left else before
+        count = run.ledger.settled_account if problem is None else run.ledger.account
+        after = count(manifest, recipe.edits)
     if not after.left:
         attempts.forget()
     return _summary(run, after, counts, uses, problem, time.monotonic() - started)
@@ -191,7 +191,7 @@ def _stream(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, fa
     recipe, attempts = run.recipe, run.attempts
     again = retries(max(plan.block_rows, recipe.batch), recipe.max_attempts)
     task = {"num_cpus": plan.task_cpus, "max_retries": again}
-    models, name = run.facts, run.ledger.fingerprint or ""
+    models, name = run.facts, run.ledger.fingerprint
     captioner = captioner_name(recipe.captioner)
     revisions = (models.model_revision, captioner, models.captioner_revision)
     facts = RunFacts(name, recipe.model, *revisions, run.partition)
@@ -293,7 +293,7 @@ def _summary(
         problem = f"{after.failures} of {after.asked} edits failed, more than max_failure_fraction {limit:g} allows"
     return Summary(
         output=run.ledger.store.root,
-        fingerprint=run.ledger.fingerprint or "",
+        fingerprint=run.ledger.fingerprint,
         images=after.images,
         asked=after.asked,
         edits=after.edits,

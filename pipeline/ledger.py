@@ -149,12 +149,11 @@ class Ledger:
     """The rows of one fingerprint below one output."""
 
     store: Store
-    fingerprint: str | None = None
-    """None: rows of any fingerprint, for an output whose settings nobody asks about."""
+    fingerprint: str
 
     def _raw(self, kind: str, below: str, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
         table = self.store.read_tables(f"{kind}{below}", schema, [*columns])
-        return table if self.fingerprint is None else table.filter(pc.equal(table["fingerprint"], self.fingerprint))
+        return table.filter(pc.equal(table["fingerprint"], self.fingerprint))
 
     def read(self) -> View:
         """The whole view, all columns."""
@@ -167,12 +166,6 @@ class Ledger:
         edits = self._raw("edits", f"/bucket={bucket}", EDITS, [*columns, "image_sha256", *more])
         errors = [*columns, "attempts", "stage", "error_type", "message"]
         return _view(edits, self._raw("failures", f"/bucket={bucket}", FAILURES, errors))
-
-    def raw(self, bucket: str, edits: Sequence[str] = EDITS.names, failures: Sequence[str] = FAILURES.names) -> Raw:
-        """The raw rows of one bucket, whatever their fingerprint, with these columns."""
-        edits_parts, edits_rows = self.store.read_parts(f"edits/{_BUCKET}{bucket}", EDITS, edits)
-        failures_parts, failures_rows = self.store.read_parts(f"failures/{_BUCKET}{bucket}", FAILURES, failures)
-        return Raw(edits_rows, failures_rows, tuple(edits_parts), tuple(failures_parts))
 
     def standing(self, manifest: Manifest, bucket: str, edits: Sequence[EditSpec]) -> Standing:
         """What a bucket of the manifest asks for, held against the view."""
@@ -201,6 +194,15 @@ class Ledger:
     def settled_account(self, manifest: Manifest, edits: Sequence[EditSpec]) -> Account:
         """The account after a stream that wrote all: where something is left, a lagging listing may not show it yet."""
         return settled(lambda: self.account(manifest, edits), lambda account: not account.left)
+
+
+def read_raw(
+    store: Store, bucket: str, edits: Sequence[str] = EDITS.names, failures: Sequence[str] = FAILURES.names
+) -> Raw:
+    """The raw rows of one bucket of a run, whatever their fingerprint, with these columns."""
+    edits_parts, edits_rows = store.read_parts(f"edits/{_BUCKET}{bucket}", EDITS, edits)
+    failures_parts, failures_rows = store.read_parts(f"failures/{_BUCKET}{bucket}", FAILURES, failures)
+    return Raw(edits_rows, failures_rows, tuple(edits_parts), tuple(failures_parts))
 
 
 def _account_of(

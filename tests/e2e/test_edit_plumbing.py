@@ -20,6 +20,7 @@ from pipeline.verify import verify_output
 from tests.conftest import PngMaker
 from tests.fakes import fake_operations
 from tests.faults.driver import kill_after_first_part, start_driver
+from tests.views import view_at
 
 EDITS = [
     {"attribute": "smile", "target": "broad smile", "strengths": [-1, 1]},
@@ -73,7 +74,7 @@ def test_a_job_ends_with_all_accounted_for_and_again_does_nothing(
     assert (first.problem, first.images, first.asked) == (None, 21, 63)
     assert (first.edits, first.failures, first.left, first.repeats) == (60, 3, 0, 0)
     check_outputs(first)
-    (stage,) = set(Ledger(open_store(first.output)).read().failures["stage"].to_pylist())
+    (stage,) = set(view_at(first.output).failures["stage"].to_pylist())
     assert stage == "load"
 
     again = run(root)
@@ -85,7 +86,7 @@ def test_a_job_ends_with_all_accounted_for_and_again_does_nothing(
     assert (more.asked, more.new_edits, more.edits, more.failures) == (92, 28, 88, 4)
     retried = run(root, options={"retry_failed": True})
     assert (retried.new_failures, retried.new_edits, retried.failures) == (3, 0, 3)
-    attempts = Ledger(open_store(first.output)).read().failures["attempts"].to_pylist()
+    attempts = view_at(first.output).failures["attempts"].to_pylist()
     assert sorted(attempts) == [1, 2, 2, 2]
     assert totals == [(21, 63), (23, 29), (1, 3)]  # what is left of images and edits, not what is done
 
@@ -127,7 +128,7 @@ def test_a_manifest_with_prompts_needs_no_captioner(tmp_path: Path, png: PngMake
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     summary = run(str(tmp_path), input={"manifest": str(tmp_path / "rows.jsonl")}, captioner="manifest")
     assert (summary.asked, summary.edits, summary.failures, summary.problem) == (9, 5, 4, None)
-    view = Ledger(open_store(summary.output)).read()
+    view = view_at(summary.output)
     assert set(view.edits["target_prompt"].to_pylist()) == {"a smile", "a smile + a hat"}
     assert sorted(set(view.failures["stage"].to_pylist())) == ["caption", "prepare"]
 
@@ -140,7 +141,7 @@ def test_a_killed_driver_is_completed_by_the_same_command(root: str, png: PngMak
 
     first = start_driver(recipe, 0.1)
     kill_after_first_part(first, output)
-    done = len(Ledger(output).read().edits)
+    done = len(view_at(output.root).edits)
     assert 0 < done < 192
 
     second = start_driver(recipe, 0.0)
