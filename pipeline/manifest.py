@@ -385,7 +385,7 @@ def _write_shards(spool: _Spool, output: Store, schema: pa.Schema) -> Manifest:
     for bucket in spool.buckets:
         for name, shard in zip(names[bucket], _shards(spool.read(bucket)), strict=True):
             output.write_table(f"{prefix}{name}", shard.select(schema.names))
-    output.write(index, canonical_json({"rows": counts, "total": manifest.total}).encode())
+    output.write(index, canonical_json({"rows": counts}).encode())
     return manifest
 
 
