@@ -30,6 +30,10 @@ class JobServerError(Exception):
     """The job server cannot be reached or refuses; its text is for people."""
 
 
+class TokenError(JobServerError):
+    """The job server does not take the token, or asks for one: waiting does not mend it."""
+
+
 class _Client(JobSubmissionClient):
     """Ray's own waits for an answer without end."""
 
@@ -87,7 +91,8 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[str], None]) -
     """Show a job's log as it is written, from its beginning, until the job has ended.
 
     A stream that ends says nothing of the job (proxies close those that are silent): it is opened anew, and what was
-    shown is not shown again. Raises JobServerError where the server does not answer for two minutes.
+    shown is not shown again. A server that does not answer, or answers with an error as an ingress does while its head
+    restarts, is waited for. Raises TokenError at once, and JobServerError where nothing else comes for two minutes.
     """
     log, heard = _Log(show), time.monotonic()
     while True:
@@ -97,7 +102,9 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[str], None]) -
         try:
             with _told(client.get_address()):
                 found = client.get_job_info(job)
-        except _Unreachable as error:
+        except TokenError:
+            raise
+        except JobServerError as error:
             if time.monotonic() - heard > _PATIENCE_SECONDS:
                 raise JobServerError(f"{error}; job {job} may go on, the same command follows it") from None
         else:
@@ -161,10 +168,6 @@ async def _tail(client: JobSubmissionClient, job: str, log: _Log) -> None:
         await stream.aclose()
 
 
-class _Unreachable(JobServerError):
-    """No answer: another try may get one."""
-
-
 class _Other(JobServerError):
     """An answer that Ray's client does not take."""
 
@@ -176,12 +179,12 @@ def _told(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        raise JobServerError(
+        raise TokenError(
             f"{address}: {_token_problem(str(error))}; set RAY_AUTH_MODE=token, and the cluster's own token in "
             "RAY_AUTH_TOKEN, or its file in RAY_AUTH_TOKEN_PATH"
         ) from None
     except (ConnectionError, requests.ConnectionError, requests.Timeout):
-        raise _Unreachable(
+        raise JobServerError(
             f"no job server answers at {address}; is the cluster up, and its port 8265 forwarded "
             "(kubectl -n eim port-forward svc/eim-head-svc 8265, or ray dashboard CLUSTER.yaml)?"
         ) from None

@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs.refusal import refuse
+
 
 def report(
     output: Annotated[str, typer.Argument(help="the output of an edit job: a folder or s3:// prefix")],
@@ -14,9 +16,14 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as one JSON object")] = False,
 ) -> None:
     """Write contact.html and contact.png into an output, and print its figures."""
-    from pipeline.report import write_report
+    from pipeline.report import ReportError, write_report
+    from pipeline.retrying import StorageError
+    from pipeline.runs import OutputError
 
-    figures = write_report(output, images)
+    try:
+        figures = write_report(output, images)
+    except (ReportError, OutputError, StorageError, OSError) as error:
+        refuse(error)
     if as_json:
         print(json.dumps(figures))
         return

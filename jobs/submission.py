@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.captioner_spec import ModelSpec, VllmSpec
 from pipeline.identity import canonical_json, sha256_bytes
 from pipeline.recipe import Recipe, RecipeError
 
@@ -109,7 +110,10 @@ def check_places(recipe: Recipe, path: Path) -> None:
         "output": recipe.output,
         "caption_cache": recipe.caption_cache,
     }
-    models = {"model": recipe.model, "captioner": recipe.captioner}
+    captioner = recipe.captioner
+    models: dict[str, object] = {"model": recipe.model, "captioner": captioner}
+    if isinstance(captioner, (ModelSpec, VllmSpec)):
+        models["captioner.model"] = captioner.model
     # A name that is a folder here; others are shipped models, or come from the hub.
     here = {key: name for key, name in models.items() if isinstance(name, str) and Path(name).is_dir()}
     relative = {key: place for key, place in (places | here).items() if place and _is_relative(place)}

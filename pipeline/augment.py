@@ -20,8 +20,8 @@ from pipeline.forecast import run_of
 from pipeline.gpu_hours import gpu_hours_of
 from pipeline.identity import fingerprint
 from pipeline.increments import Increment, increments_of, open_increments
-from pipeline.ledger import Ledger, buckets_of, open_run
-from pipeline.manifest import NothingListedError, open_manifest, prepare_manifest, write_manifest
+from pipeline.ledger import Ledger, buckets_of, check_settings, open_run
+from pipeline.manifest import NothingListedError, check_apart, open_manifest, prepare_manifest, write_manifest
 from pipeline.operations import Operations, pixel_settings
 from pipeline.placement import Cluster
 from pipeline.recipe import Recipe, RecipeError
@@ -134,7 +134,9 @@ def augment(job: Job) -> Augmentation:
     Raises what `run_edit` raises; RecipeError too for a budget of GPU-hours that cannot be counted, or one in which no
     edit fits. The same call goes on from what was written.
     """
-    settings = pixel_settings(job.recipe, job.operations.facts(job.recipe))
+    settings, output = pixel_settings(job.recipe, job.operations.facts(job.recipe)), open_store(job.recipe.output)
+    check_apart(job.recipe.input, output)
+    check_settings(output, settings, job.new_run)
     balance = Balance.of(job.recipe.augment.balance)
     runs: dict[str, Summary] = {}
     taken: _Taken | None = None
@@ -142,6 +144,9 @@ def augment(job: Job) -> Augmentation:
         place = _Place.of(job, settings)
         for increment in open_increments(place.run.store, place.name) if place.run else ():
             runs[increment.key] = _work_on(job, increment)
+            if job.retry_failed and runs[increment.key].left and not runs[increment.key].new_failures:
+                # What failed of it before is too much for anything more to be tried.
+                runs[increment.key] = _work_on(job, increment, retry_failed=True)
             if runs[increment.key].left:
                 break
         before = place.counts(balance)
@@ -201,7 +206,7 @@ def _take(place: _Place, balance: Balance, before: Mapping[Value, int]) -> _Take
     earlier = place.increments()
     with tempfile.TemporaryDirectory(prefix="eim-augment-") as folder:
         try:
-            listing = prepare_manifest(recipe.input, Store(folder), recipe.template_columns, output.root, LISTING)
+            listing = prepare_manifest(recipe.input, Store(folder), recipe.template_columns, LISTING)
         except NothingListedError:
             if place.run is None:  # a wrong path, more likely than a source that was emptied
                 raise

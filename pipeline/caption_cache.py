@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.retrying import UnansweredError
 from pipeline.storage import Store
 
 Request = tuple[str, str]
@@ -39,8 +40,9 @@ class CaptionCache:
         return f"{self.prefix}/{image_sha256[:2]}/{image_sha256}.json"
 
     def read(self, image_sha256: str) -> Captions:
-        """What is known; nothing where there is no object, or one that cannot be read."""
-        with contextlib.suppress(FileNotFoundError, ValidationError):
+        """What is known; nothing where there is no object, or one that cannot be read. Raises StorageError where the
+        store refuses all work."""
+        with contextlib.suppress(FileNotFoundError, PermissionError, UnansweredError, ValidationError):
             record = _Record.model_validate_json(self.store.read(self._key(image_sha256)))
             return Captions(record.source_prompt, {(source, request): to for source, request, to in record.targets})
         return Captions()

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline.attempts import forget_stale
 from pipeline.identity import image_key, part_key
 from pipeline.images import ImagesOf, StoredImage, stored_images
-from pipeline.ledger import Key, Ledger, Raw, View, buckets_of, keys_of
+from pipeline.ledger import Key, Raw, View, buckets_of, keys_of, read_raw
 from pipeline.processes import in_processes
 from pipeline.runs import OutputError, Run, find_runs
 from pipeline.schema import EDITS, FAILURES, SCHEMA_VERSION
@@ -92,7 +92,7 @@ def _compact_run(run: Run, orphans_before: float | None) -> Compaction:
 
 def _compact_bucket(run: Run, images_of: ImagesOf, orphans_before: float | None, bucket: str) -> Compaction:
     store = run.store
-    raw = Ledger(store).raw(bucket)
+    raw = read_raw(store, bucket)
     _refuse_newer(raw, f"{store.root}, bucket {bucket}")
     views = raw.views()
     images = images_of(bucket, raw.edits["sample_id"].unique().to_pylist())

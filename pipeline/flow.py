@@ -19,12 +19,12 @@ from pipeline.captioner_spec import VllmSpec, captioner_name
 from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries
 from pipeline.fit import Fit
 from pipeline.identity import fingerprint
-from pipeline.ledger import Account, Ledger, open_run
+from pipeline.ledger import Account, Ledger, check_settings, open_run
 from pipeline.loading import ModelError
-from pipeline.manifest import Manifest, prepare_manifest
+from pipeline.manifest import Manifest, check_apart, prepare_manifest
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
 from pipeline.placement import Plan, PoolPlan
-from pipeline.progress import Counts, Progress, TooManyFailures, shown
+from pipeline.progress import Counts, Progress, TooManyFailures, shown, too_many
 from pipeline.queues import bound_queues
 from pipeline.recipe import Recipe
 from pipeline.retrying import StorageError
@@ -123,11 +123,15 @@ def run_edit(
     run = open_edit_run(
         recipe, operations, new_run=new_run, retry_failed=retry_failed, listing=listing, partition=partition
     )
-    manifest, attempts, name = run.manifest, run.attempts, run.ledger.fingerprint or ""
+    manifest, attempts, name = run.manifest, run.attempts, run.ledger.fingerprint
     before = run.ledger.account(manifest, recipe.edits, retry_failed)
     counts, problem = Counts(), None
     uses: Mapping[str, StageUse] = {}
-    if before.left:
+    after, limit = before, int(recipe.max_failure_fraction * before.asked)
+    if before.left and before.failures > limit:
+        told = too_many(before.failures, limit, before.failures)
+        problem = f"stopped: {told}; add --retry-failed, or raise the limit"
+    elif before.left:
         connect(address)
         # A stream that ended by an error keeps its actors, and their CPUs, until its frames are collected; this one
         # would wait for them without a word.
@@ -135,8 +139,8 @@ def run_edit(
         plan = plan_run(recipe, cluster_resources(), before, run.facts.most_pixels)
         progress, streamed = Progress.start(name[:12], before.left, plan), time.monotonic()
         try:
-            with shown(progress, before.images, before.left):
-                _stream(run, plan, progress, before)
+            with shown(progress, before.work.images, before.left):
+                _stream(run, plan, progress, limit, before.failures)
         except KeyboardInterrupt:
             raise Interrupted(progress.counts()) from None
         except Exception as error:
@@ -150,8 +154,8 @@ def run_edit(
             problem = f"stopped: {_own_words(cause)}"
         counts = progress.counts()
         uses = stage_uses(counts, plan, time.monotonic() - streamed)
-    count = run.ledger.settled_account if problem is None else run.ledger.account
-    after = count(manifest, recipe.edits) if before.left else before
+        count = run.ledger.settled_account if problem is None else run.ledger.account
+        after = count(manifest, recipe.edits)
     if not after.left:
         attempts.forget()
     return _summary(run, after, counts, uses, problem, time.monotonic() - started)
@@ -168,23 +172,26 @@ def open_edit_run(
 ) -> EditRun:
     """List the input and record what is asked; arguments and errors as of `run_edit`."""
     facts = operations.facts(recipe)
-    output = open_store(recipe.output)
+    settings, output = pixel_settings(recipe, facts), open_store(recipe.output)
+    check_apart(recipe.input, output)
+    check_settings(output, settings, new_run)  # a listing may take an hour
     manifest = listing or prepare_manifest(recipe.input, output, recipe.template_columns)
-    store, name = open_run(output, pixel_settings(recipe, facts), new_run)
+    store, name = open_run(output, settings, new_run)
     Ask(name, manifest.prefix, recipe.edits).record(store)
     attempts = Attempts.start(store, recipe.max_attempts, anew=retry_failed)
     return EditRun(recipe, operations, facts, manifest, Ledger(store, name), retry_failed, attempts, partition)
 
 
-def _stream(run: EditRun, plan: Plan, progress: Progress, before: Account) -> None:
-    """The graph: read what is left, load, caption, edit, score, commit."""
+def _stream(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, failed_before: int) -> None:
+    """The graph: read what is left, load, caption, edit, score, commit. More failures than `failure_limit`, those of
+    earlier runs included, stop it."""
     context = configure_data()
     context.execution_no_progress_timeout_s = plan.no_progress_seconds
     bound_queues(context, most_waiting(plan.pools))
     recipe, attempts = run.recipe, run.attempts
     again = retries(max(plan.block_rows, recipe.batch), recipe.max_attempts)
     task = {"num_cpus": plan.task_cpus, "max_retries": again}
-    models, name = run.facts, run.ledger.fingerprint or ""
+    models, name = run.facts, run.ledger.fingerprint
     captioner = captioner_name(recipe.captioner)
     revisions = (models.model_revision, captioner, models.captioner_revision)
     facts = RunFacts(name, recipe.model, *revisions, run.partition)
@@ -195,7 +202,7 @@ def _stream(run: EditRun, plan: Plan, progress: Progress, before: Account) -> No
     groups = [{"buckets": list(group)} for group in run.manifest.groups(GROUP_ROWS)]
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
     read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
-    sink = EditSink(run.ledger.store, facts, progress, int(recipe.max_failure_fraction * before.asked), attempts)
+    sink = EditSink(run.ledger.store, facts, progress, failure_limit, attempts, failed_before)
     editing = {**stage_arguments, "shared": _share_directions(run, plan, progress)}
     arguments = {"caption": caption_arguments, "encode": editing, "identify": editing, "edit": editing}
     stages = _SPLIT if recipe.placement == "split" else _FUSED
@@ -286,7 +293,7 @@ def _summary(
         problem = f"{after.failures} of {after.asked} edits failed, more than max_failure_fraction {limit:g} allows"
     return Summary(
         output=run.ledger.store.root,
-        fingerprint=run.ledger.fingerprint or "",
+        fingerprint=run.ledger.fingerprint,
         images=after.images,
         asked=after.asked,
         edits=after.edits,

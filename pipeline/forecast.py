@@ -9,7 +9,7 @@ from pipeline.captioner_spec import GIVEN_PROMPTS, TemplateSpec
 from pipeline.estimate import Rates, Storage, Time, storage_of, time_of
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, buckets_of
-from pipeline.manifest import prepare_manifest
+from pipeline.manifest import check_apart, prepare_manifest
 from pipeline.operations import ModelFacts, Operations, pixel_settings
 from pipeline.placement import Cluster, Plan
 from pipeline.recipe import Recipe
@@ -48,9 +48,10 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
     name = fingerprint(pixel_settings(recipe, facts))
     run, other_settings = run_of(recipe.output, name)
     output = open_store(recipe.output)
+    check_apart(recipe.input, output)
     ledger = Ledger(run.store if run else output, name)
     with tempfile.TemporaryDirectory(prefix="eim-plan-") as folder:
-        manifest = prepare_manifest(recipe.input, Store(folder), recipe.template_columns, output.root)
+        manifest = prepare_manifest(recipe.input, Store(folder), recipe.template_columns)
         account = ledger.account(manifest, recipe.edits)
         plan = plan_run(recipe, cluster, account, facts.most_pixels)
         rates = None

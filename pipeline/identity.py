@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-BUCKETS = tuple(f"{index:02x}" for index in range(256))
 _SHORT = 16
 
 

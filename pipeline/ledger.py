@@ -149,12 +149,11 @@ class Ledger:
     """The rows of one fingerprint below one output."""
 
     store: Store
-    fingerprint: str | None = None
-    """None: rows of any fingerprint, for an output whose settings nobody asks about."""
+    fingerprint: str
 
     def _raw(self, kind: str, below: str, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
         table = self.store.read_tables(f"{kind}{below}", schema, [*columns])
-        return table if self.fingerprint is None else table.filter(pc.equal(table["fingerprint"], self.fingerprint))
+        return table.filter(pc.equal(table["fingerprint"], self.fingerprint))
 
     def read(self) -> View:
         """The whole view, all columns."""
@@ -167,12 +166,6 @@ class Ledger:
         edits = self._raw("edits", f"/bucket={bucket}", EDITS, [*columns, "image_sha256", *more])
         errors = [*columns, "attempts", "stage", "error_type", "message"]
         return _view(edits, self._raw("failures", f"/bucket={bucket}", FAILURES, errors))
-
-    def raw(self, bucket: str, edits: Sequence[str] = EDITS.names, failures: Sequence[str] = FAILURES.names) -> Raw:
-        """The raw rows of one bucket, whatever their fingerprint, with these columns."""
-        edits_parts, edits_rows = self.store.read_parts(f"edits/{_BUCKET}{bucket}", EDITS, edits)
-        failures_parts, failures_rows = self.store.read_parts(f"failures/{_BUCKET}{bucket}", FAILURES, failures)
-        return Raw(edits_rows, failures_rows, tuple(edits_parts), tuple(failures_parts))
 
     def standing(self, manifest: Manifest, bucket: str, edits: Sequence[EditSpec]) -> Standing:
         """What a bucket of the manifest asks for, held against the view."""
@@ -203,6 +196,15 @@ class Ledger:
         return settled(lambda: self.account(manifest, edits), lambda account: not account.left)
 
 
+def read_raw(
+    store: Store, bucket: str, edits: Sequence[str] = EDITS.names, failures: Sequence[str] = FAILURES.names
+) -> Raw:
+    """The raw rows of one bucket of a run, whatever their fingerprint, with these columns."""
+    edits_parts, edits_rows = store.read_parts(f"edits/{_BUCKET}{bucket}", EDITS, edits)
+    failures_parts, failures_rows = store.read_parts(f"failures/{_BUCKET}{bucket}", FAILURES, failures)
+    return Raw(edits_rows, failures_rows, tuple(edits_parts), tuple(failures_parts))
+
+
 def _account_of(
     ledger: Ledger, manifest: Manifest, edits: Sequence[EditSpec], retry_failed: bool, buckets: Sequence[str]
 ) -> Account:
@@ -212,18 +214,23 @@ def _account_of(
     return sum(in_threads(count, buckets), Account())
 
 
+def buckets_with_parts(store: Store) -> list[str]:
+    """The buckets of a run that hold rows, in order."""
+    folders = [name for kind in ("edits", "failures") for name in storage.folders(store.uri(kind), _BUCKET)]
+    return sorted({name.removeprefix(_BUCKET) for name in folders})
+
+
 def buckets_of(run: Run) -> dict[str, int]:
     """The buckets of a run that can hold rows or images, by name: those with parts, and those of every listing. With
     how many images all listings name there."""
-    folders = [name for kind in ("edits", "failures") for name in storage.folders(run.store.uri(kind), _BUCKET)]
-    buckets = Counter(dict.fromkeys((name.removeprefix(_BUCKET) for name in folders), 0))
+    buckets = Counter(dict.fromkeys(buckets_with_parts(run.store), 0))
     for manifest in all_manifests(run.output):
         buckets.update(manifest.rows)
     return dict(sorted(buckets.items()))
 
 
-def open_run(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple[Store, str]:
-    """The store of the run with these settings, and their fingerprint; records them before anything is made.
+def check_settings(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple[Store, str]:
+    """Where the run with these settings lives or is to live, and their fingerprint; records nothing.
 
     Raises FingerprintError when the output holds other settings and no new run is asked for.
     """
@@ -233,6 +240,15 @@ def open_run(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple
         output, others = output.below(new_run_prefix(name)), []
     if others:
         raise FingerprintError(_refusal(output, others, settings))
+    return output, name
+
+
+def open_run(output: Store, settings: Mapping[str, Any], new_run: bool) -> tuple[Store, str]:
+    """The store of the run with these settings, and their fingerprint; records them before anything is made.
+
+    Raises FingerprintError as `check_settings` does.
+    """
+    output, name = check_settings(output, settings, new_run)
     key = f"recipe/{name}.json"
     if not output.exists(key):
         output.write(key, canonical_json(settings).encode())

@@ -38,6 +38,10 @@ _SPOOL_ROWS = 8192
 _STAT_THREADS, _STAT_ROWS = 32, 16
 """Many threads where each answer takes long; some rows each, since on a disk handing them over takes longer."""
 _FOLDERS_KNOWN = 4096
+_FIELD_CHARACTERS = 1 << 24
+"""The longest field of a CSV; one that is longer has lost its closing quote."""
+_GIVEN = ("source_prompt", "target_prompts", "edits")
+_MEND = "a text that is no UTF-8 cannot be stored; rename the file, or mend the row"
 
 _ORDER = ("sample_id", "source_prompt", "target_prompts", "edits", "problem", "fields")
 """What rows are sorted by, none before any; rows that are equal in these are one."""
@@ -100,6 +104,18 @@ def all_manifests(output: Store) -> list[Manifest]:
     return found
 
 
+def check_apart(source: Input, output: Store) -> None:
+    """Raise RecipeError where one of `input.path` and the output lies inside the other: images would become inputs."""
+    if source.path is None:
+        return
+    path = storage.normalise(source.path)
+    if f"{output.root}/".startswith(f"{path}/") or f"{path}/".startswith(f"{output.root}/"):
+        raise RecipeError(
+            f"output: of {output.root} and input.path {path} one lies inside the other, so that edited images would "
+            "become inputs; put the output elsewhere"
+        )
+
+
 class NothingListedError(RecipeError):
     """An input without a single row."""
 
@@ -108,16 +124,15 @@ def prepare_manifest(
     source: Input,
     output: Store,
     columns: frozenset[str] = frozenset(),
-    aside: str | None = None,
     schema: pa.Schema = MANIFEST,
 ) -> Manifest:
     """List the input and write its shards below the output; raises NothingListedError when there is nothing to list.
 
-    Of a user's manifest `columns` are kept as fields, for a template. Nothing below `aside` is an input, by default
-    the output. `schema`: LISTING to keep the sources' times, of which a manifest's name knows nothing.
+    Of a user's manifest `columns` are kept as fields, for a template. `schema`: LISTING to keep the sources' times, of
+    which a manifest's name knows nothing.
     """
     if source.path is not None:
-        rows = _listed_rows(storage.normalise(source.path), aside or output.root)
+        rows = _listed_rows(storage.normalise(source.path))
         nothing = f"input.path: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {source.path}"
     else:
         assert source.manifest is not None
@@ -145,6 +160,9 @@ def _row(
     given: Mapping[str, Any] = MappingProxyType({}),
     modified: float | None = None,
 ) -> Row:
+    if not _is_utf8(uri):
+        problem = problem or f"NotUtf8: {uri}: {_MEND}"
+        uri = _printable(uri)
     return {
         "sample_id": sample_id(uri, version),
         "uri": uri,
@@ -154,18 +172,27 @@ def _row(
         "target_prompts": given.get("target_prompts"),
         "edits": given.get("edits"),
         "fields": given.get("fields"),
-        "problem": problem,
+        "problem": problem and _printable(problem),
         "modified": modified,
     }
 
 
-def _listed_rows(source: str, output: str) -> Iterator[Row]:
-    if f"{output}/".startswith(f"{source}/"):
-        raise RecipeError(
-            f"output: {output} lies inside input.path {source}, so its images would become inputs; put it elsewhere"
-        )
+def _is_utf8(text: str) -> bool:
+    """Whether it can be written: file names and JSON's escapes can bring halves of characters."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _printable(text: str) -> str:
+    """The text with such halves as escapes, so that different names stay different."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _listed_rows(source: str) -> Iterator[Row]:
     for entry in storage.list_entries(source):
-        if Path(entry.uri).suffix.lower() in IMAGE_SUFFIXES and not entry.uri.startswith(f"{output}/"):
+        if Path(entry.uri).suffix.lower() in IMAGE_SUFFIXES:
             yield _row(entry.uri, entry.version, entry.size, modified=entry.modified)
 
 
@@ -188,27 +215,45 @@ def _user_rows(path: str, columns: frozenset[str]) -> Iterator[Row]:
 
 
 def _read_user_manifest(path: str) -> Iterator[Any]:
-    """Mappings, one for each row; a JSONL line that is no object comes as it is."""
+    """Mappings, one for each row; a JSONL line that is no object comes as it is, a row that cannot be read as its
+    error. Raises RecipeError where a CSV cannot be told apart into rows."""
     suffix = Path(path).suffix.lower()
     with storage.open_stream(path) as stream:
         if suffix == ".parquet":
             file = pq.ParquetFile(stream)
             _require_uri(path, file.schema_arrow.names)
             for batch in file.iter_batches(1024):
-                yield from batch.to_pylist()
+                yield from _rows_of(batch)
             return
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
         if suffix == ".csv":
+            csv.field_size_limit(_FIELD_CHARACTERS)
             reader = csv.DictReader(lines)
-            _require_uri(path, reader.fieldnames or [])
-            yield from reader
+            try:
+                _require_uri(path, reader.fieldnames or [])
+                yield from reader
+            except csv.Error as error:
+                raise RecipeError(
+                    f"input.manifest: {path}, line {reader.line_num}: {error}; is a quote not closed?"
+                ) from None
             return
         for line in lines:
             if line.strip():
                 try:
                     yield json.loads(line)
-                except json.JSONDecodeError:
+                except (ValueError, RecursionError):  # no JSON, a number of too many digits, or too deep
                     yield line
+
+
+def _rows_of(batch: pa.RecordBatch) -> list[Any]:
+    """The rows as mappings; one that cannot be read as its error."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError) as error:  # Arrow does not check what a file calls text, or a time
+        if len(batch) == 1:
+            return [error]
+        half = len(batch) // 2
+        return _rows_of(batch.slice(0, half)) + _rows_of(batch.slice(half))
 
 
 def _require_uri(path: str, columns: Iterable[str]) -> None:
@@ -228,17 +273,26 @@ def _as_json(value: Any) -> str | None:
 
 
 def _user_row(raw: Any, where: str, folder: str, columns: frozenset[str], real_folder: Callable[[str], str]) -> Row:
+    if isinstance(raw, Exception):
+        kind = "NotUtf8" if isinstance(raw, UnicodeError) else "ManifestRow"
+        return _row(where, problem=f"{kind}: {where}: {raw}")
     uri = raw.get("uri") if isinstance(raw, dict) else None
     if not isinstance(uri, str) or not uri.strip():
         kind = "no uri" if isinstance(raw, dict) else "not a JSON object"
         return _row(where, problem=f"ManifestRow: {where}: {kind}")
+    if not _is_utf8(uri):
+        return _row(uri, problem=f"NotUtf8: {where}: uri: {_MEND}")
     try:
         uri = storage.normalise(uri if "://" in uri or uri.startswith("/") else f"{folder}/{uri}", real_folder)
     except (StorageError, ValueError) as error:
         return _row(uri, problem=f"ManifestRow: {where}: {error}")
-    given: dict[str, str | None] = {"source_prompt": None, "target_prompts": None, "edits": None}
+    given: dict[str, str | None] = dict.fromkeys((*_GIVEN, "fields"))
     problem = None
     try:
+        json.dumps([raw.get(name) for name in (*_GIVEN, *columns)], ensure_ascii=False, default=str).encode()
+        # Texts of any JSON value: a template writes them into a prompt.
+        fields = {name: str(raw[name]) for name in sorted(columns) if raw.get(name) is not None}
+        given["fields"] = json.dumps(fields) if fields else None
         given["source_prompt"] = str(raw["source_prompt"]).strip() or None if raw.get("source_prompt") else None
         given["target_prompts"] = _as_json(raw.get("target_prompts"))
         given["edits"] = _as_json(raw.get("edits"))
@@ -246,11 +300,10 @@ def _user_row(raw: Any, where: str, folder: str, columns: frozenset[str], real_f
             parse_prompts(given["target_prompts"])
         if given["edits"]:
             parse_edits(given["edits"])
-    except (ValueError, TypeError) as error:
+    except UnicodeEncodeError:
+        problem = f"NotUtf8: {where}: {_MEND}"
+    except (ValueError, TypeError, RecursionError) as error:
         problem = f"ManifestRow: {where}: {error}"
-    # Texts of any JSON value: a template writes them into a prompt.
-    fields = {name: str(raw[name]) for name in sorted(columns) if raw.get(name) is not None}
-    given["fields"] = json.dumps(fields) if fields else None
     try:
         entry = storage.stat(uri)
     except (OSError, ValueError, UnansweredError) as error:
@@ -332,7 +385,7 @@ def _write_shards(spool: _Spool, output: Store, schema: pa.Schema) -> Manifest:
     for bucket in spool.buckets:
         for name, shard in zip(names[bucket], _shards(spool.read(bucket)), strict=True):
             output.write_table(f"{prefix}{name}", shard.select(schema.names))
-    output.write(index, canonical_json({"rows": counts, "total": manifest.total}).encode())
+    output.write(index, canonical_json({"rows": counts}).encode())
     return manifest
 
 

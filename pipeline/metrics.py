@@ -1,4 +1,4 @@
-"""Counters of what storage had to bear: for Prometheus through Ray, for the run's summary, and for this process."""
+"""Counters of what storage had to bear: for Prometheus through Ray, and for the run's summary."""
 
 import sys
 import threading
@@ -11,8 +11,6 @@ _TELLS = {RETRIES: "Calls of storage that failed and were made again", ERRORS: "
 
 Borne = Counter[tuple[str, str, str]]
 """(counter, operation, error) -> how often."""
-counted: Borne = Counter()
-"""In this process."""
 _untold: Borne = Counter()
 _lock = threading.Lock()
 
@@ -32,8 +30,7 @@ def count(name: str, operation: str, error: str) -> None:
 def take(borne: Borne) -> None:
     """Add what another process counted that is not connected, and tells nobody else; or this one, now."""
     with _lock:
-        for counter in (counted, _untold):
-            counter.update(borne)
+        _untold.update(borne)
     ray = sys.modules.get("ray")  # storage is usable without it, and imports it for nobody
     if ray is not None and ray.is_initialized():
         for (name, operation, error), times in borne.items():

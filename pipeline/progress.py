@@ -34,6 +34,12 @@ class TooManyFailures(Exception):
     """More edits failed than the recipe allows."""
 
 
+def too_many(failed: int, limit: int, before: int) -> str:
+    """Why a run stops where so many edits have failed; `before`: of these in earlier runs."""
+    earlier = " in earlier runs" if before == failed else f", {before} of them in earlier runs" if before else ""
+    return f"{failed} edits failed{earlier}, more than the {limit} that max_failure_fraction allows"
+
+
 @dataclass
 class Counts:
     """Rows done and seconds spent in each stage; `edit` and `score` count edits, `load` and `caption` images."""

@@ -1,13 +1,13 @@
 """What a run came to: contact sheet, page, and the judge's summary where the images are faces."""
 
-import io
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from PIL import Image
 
 from eim_ops.aspect_buckets import Size
@@ -16,12 +16,32 @@ from pipeline.asked import JOINER
 from pipeline.contact_sheet import Line, Tile, contact_html, contact_png
 from pipeline.decode import decode_image
 from pipeline.fit import Fit
-from pipeline.ledger import Ledger, View
-from pipeline.storage import Store, open_store
+from pipeline.ledger import Ledger, buckets_with_parts
+from pipeline.retrying import StorageError
+from pipeline.runs import find_runs
+from pipeline.storage import in_threads
 
 Row = Mapping[str, Any]
+Source = tuple[str, str]
+"""(source_uri, sample_id): a source that changed is shown once for each version that was edited."""
+_SOURCE = ["source_uri", "sample_id"]
+_SHOWN = (
+    "source_uri",
+    "width",
+    "height",
+    "source_prompt",
+    "target_prompt",
+    "attribute",
+    "target",
+    "strength",
+    "model",
+    "image_uri",
+    "psnr",
+)
 _BATCH = 16
 """Images in one call of the autoencoder."""
+_BUCKETS = 32
+"""That are read at a time, by a few threads."""
 
 
 class ReportError(Exception):
@@ -29,52 +49,86 @@ class ReportError(Exception):
 
 
 def write_report(output: str, images: int = 24) -> dict[str, Any]:
-    """Write contact.png, contact.html and report.json for the first `images` sources; returns the last."""
-    store = open_store(output)
-    view = Ledger(store).read()
-    if not len(view.edits):
-        raise ReportError(f"{output} holds no edits; run `eim edit` with this output first")
-    groups = _by_source(view, images)
+    """Write contact.png, contact.html and report.json for the first `images` sources; returns the last.
+
+    Of an output with several runs the first one's. Raises OutputError where no job has begun, ReportError where there
+    is no edit, or a source or an edit cannot be shown, and what storage raises after its retries.
+    """
+    run = find_runs(output)[0]
+    if len(run.fingerprints) > 1:
+        raise ReportError(f"{run.store.root} records {len(run.fingerprints)} settings; delete the one not wanted")
+    store = run.store
+    groups, failures = _by_source(Ledger(store, run.fingerprints[0]), images)
+    if not groups:
+        raise ReportError(f"{output} holds no edits, {failures} failures; run `eim edit` with this output first")
     sources = {name: _source(rows[0]) for name, rows in groups.items()}
-    scores = _scores(store, groups, sources)
-    lines = [_line(store, rows, sources[name], scores) for name, rows in groups.items()]
+    scores = _scores(groups, sources)
+    lines = [_line(rows, sources[name], scores) for name, rows in groups.items()]
     shown = [row for rows in groups.values() for row in rows]
     strengths = _by_strength(shown, scores)
     summary = [
         ("images shown", str(len(groups))),
         ("edits shown", str(len(shown))),
-        ("failures in the run", str(len(view.failures))),
+        ("failures in the run", str(failures)),
         *(_summary_line(strength, figures) for strength, figures in strengths.items()),
     ]
-    report = {"images": len(groups), "edits": len(shown), "failures": len(view.failures), "strengths": strengths}
+    report = {"images": len(groups), "edits": len(shown), "failures": failures, "strengths": strengths}
     store.write("contact.png", contact_png(lines))
     store.write("contact.html", contact_html(f"Edits in {output}", summary, lines))
     store.write("report.json", json.dumps(report, indent=1).encode())
     return report
 
 
-def _by_source(view: View, images: int) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in view.edits.to_pylist():
-        groups[row["source_uri"]].append(row)
-    chosen = sorted(groups)[:images]
-    return {
-        name: sorted(groups[name], key=lambda row: (row["attribute"], row["target"], row["strength"]))
-        for name in chosen
-    }
+def _by_source(ledger: Ledger, images: int) -> tuple[dict[Source, list[Row]], int]:
+    """The edits of the first sources, in order, and the number of all failures; memory holds a few buckets."""
+    names = buckets_with_parts(ledger.store)
+    groups: dict[Source, list[Row]] = {}
+    failures = 0
+    for start in range(0, len(names), _BUCKETS):
+        for rows, failed in in_threads(partial(_first_of, ledger, images), names[start : start + _BUCKETS]):
+            failures += failed
+            for row in rows:
+                groups.setdefault(_name(row), []).append(row)
+        groups = {name: groups[name] for name in sorted(groups)[:images]}
+    for its_rows in groups.values():
+        its_rows.sort(key=lambda row: (row["attribute"], row["target"], row["strength"]))
+    return groups, failures
+
+
+def _first_of(ledger: Ledger, images: int, bucket: str) -> tuple[list[Row], int]:
+    """The edits of a bucket's first sources, and the number of its failures."""
+    view = ledger.bucket(bucket, _SHOWN)
+    sources = view.edits.select(_SOURCE).group_by(_SOURCE).aggregate([])
+    first = sources.sort_by([(name, "ascending") for name in _SOURCE]).slice(0, images)["sample_id"]
+    return view.edits.filter(pc.is_in(view.edits["sample_id"], first.combine_chunks())).to_pylist(), len(view.failures)
+
+
+def _name(row: Row) -> Source:
+    return row["source_uri"], row["sample_id"]
 
 
 def _source(row: Row) -> np.ndarray:
     """At the edited image's size: cropped as it was, or whole."""
-    image = decode_image(storage.read(row["source_uri"]).data)
+    image = _image(row["source_uri"], "edits are shown beside their source, so put it back")
     return np.asarray(Fit((Size(row["width"], row["height"]),))(image))
 
 
-def _edited(store: Store, row: Row) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(storage.read(row["image_uri"]).data)).convert("RGB"))
+def _edited(row: Row) -> np.ndarray:
+    return np.asarray(_image(row["image_uri"], "`eim verify` tells what else is wrong"))
 
 
-def _scores(store: Store, groups: Mapping[str, Sequence[Row]], sources: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _image(uri: str, mend: str) -> Image.Image:
+    try:
+        return decode_image(storage.read(uri).data)
+    except StorageError:
+        raise
+    except FileNotFoundError:
+        raise ReportError(f"{uri} is not there; {mend}") from None
+    except Exception as error:  # Pillow's are of many types
+        raise ReportError(f"{uri} cannot be read: {type(error).__name__}: {error}; {mend}") from error
+
+
+def _scores(groups: Mapping[Source, Sequence[Row]], sources: Mapping[Source, np.ndarray]) -> dict[str, Any]:
     """FaceScore by image_uri; empty where a shipped model did not edit, not the faces' attributes, or at other sizes
     than the judge's."""
     from eim_ops.edit import round_trips
@@ -95,20 +149,20 @@ def _scores(store: Store, groups: Mapping[str, Sequence[Row]], sources: Mapping[
     before = dict(zip(sources, unedited, strict=True))
     scores = score_faces(
         load_judge(),
-        np.stack([before[row["source_uri"]] for row, _ in faces]),
-        np.stack([_edited(store, row) for row, _ in faces]),
+        np.stack([before[_name(row)] for row, _ in faces]),
+        np.stack([_edited(row) for row, _ in faces]),
         [values for _, values in faces],
     )
     return {row["image_uri"]: score for (row, _), score in zip(faces, scores, strict=True)}
 
 
-def _line(store: Store, rows: Sequence[Row], source: np.ndarray, scores: Mapping[str, Any]) -> Line:
+def _line(rows: Sequence[Row], source: np.ndarray, scores: Mapping[str, Any]) -> Line:
     tiles = []
     for row in rows:
         score = scores.get(row["image_uri"])
         tiles.append(
             Tile(
-                _edited(store, row),
+                _edited(row),
                 row["attribute"],
                 row["target"],
                 row["strength"],

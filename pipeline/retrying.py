@@ -27,6 +27,7 @@ ATTEMPTS = 8
 CREDENTIALS_ATTEMPTS = 4
 _LISTINGS, _LISTING_PAUSE = 6, 0.5
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_FINAL_NUMBERS = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 _TRANSIENT = (
     OSError,
     aiohttp.ClientError,
@@ -47,6 +48,16 @@ _REFUSED_CREDENTIALS = frozenset(
         "TokenRefreshRequired",
     }
 )
+# What a provider of credentials raises has no answer of S3's in it.
+_NO_CREDENTIALS = (
+    botocore.exceptions.CredentialRetrievalError,
+    botocore.exceptions.MetadataRetrievalError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.SSOError,
+    botocore.exceptions.TokenRetrievalError,
+)
+_STILL_EXPIRED = "credentials are still expired"
+"""In the RuntimeError of botocore where a provider gave old ones."""
 # Swift tells a full quota as EntityTooLarge; nothing that is written here is near S3's limit of 5 GiB.
 _FULL = frozenset(
     {
@@ -69,23 +80,37 @@ class UnansweredError(StorageError):
     """One object, or one listing, that could not be had after all attempts."""
 
 
+def _answered(error: BaseException) -> dict[str, Any] | None:
+    """S3's own words, where it has answered."""
+    response = getattr(error.__cause__, "response", None)
+    return response["Error"] if isinstance(response, dict) else None
+
+
 def code_of(error: BaseException) -> str:
     """What S3 calls an error (`SlowDown`), else the name of its type."""
-    response = getattr(error.__cause__, "response", None)
-    return str(response["Error"].get("Code")) if isinstance(response, dict) else type(error).__name__
+    answer = _answered(error)
+    return type(error).__name__ if answer is None else str(answer.get("Code"))
 
 
 def _is_full(error: BaseException) -> bool:
     return code_of(error) in _FULL or (isinstance(error, OSError) and error.errno in _FULL_DISK)
 
 
+def _is_refused(error: BaseException) -> bool:
+    """Whether the credentials are, or none could be had from where they come from."""
+    expired = isinstance(error, RuntimeError) and _STILL_EXPIRED in str(error)
+    return expired or isinstance(error, _NO_CREDENTIALS) or code_of(error) in _REFUSED_CREDENTIALS
+
+
 def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, _TRANSIENT) and not isinstance(error, _FINAL)
+    # s3fs gives EINVAL to answers of S3 that may pass, such as one to a body that came damaged.
+    final = isinstance(error, OSError) and error.errno in _FINAL_NUMBERS and _answered(error) is None
+    return isinstance(error, _TRANSIENT) and not isinstance(error, _FINAL) and not final
 
 
 def _attempts(error: BaseException) -> int:
     """How often a call that fails so is made."""
-    if code_of(error) in _REFUSED_CREDENTIALS:
+    if _is_refused(error):
         return CREDENTIALS_ATTEMPTS  # botocore refreshes those that can be refreshed
     return 1 if _is_full(error) or not _is_transient(error) else ATTEMPTS
 
@@ -95,7 +120,7 @@ def _told(operation: str, uri: str, error: BaseException) -> BaseException:
     code, place = code_of(error), f"{operation} {uri}"
     if isinstance(error, botocore.exceptions.NoCredentialsError):
         return StorageError("no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    if code in _REFUSED_CREDENTIALS:
+    if _is_refused(error):
         mend = "set the clock of this machine" if code == "RequestTimeTooSkewed" else "refresh the S3 credentials"
         return StorageError(f"{place}: {code}: {error}; {mend} and run the same command again: it does what is left")
     if _is_full(error):
@@ -111,8 +136,9 @@ def _told(operation: str, uri: str, error: BaseException) -> BaseException:
 def retried(operation: str, uri: str, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Call, and again after errors that may pass, with growing random pauses.
 
-    Raises FileNotFoundError and its kin as they are, UnansweredError after the last attempt, and StorageError at once
-    where no attempt helps: the place is full, or refuses the credentials.
+    Raises FileNotFoundError and its kin as they are, names that no disk takes among them; UnansweredError after the
+    last attempt; StorageError at once where the place is full, and after a few attempts where credentials are refused
+    or cannot be had.
     """
 
     def error_of(state: RetryCallState) -> BaseException:

@@ -37,6 +37,7 @@ _STREAM_ATTEMPTS = {"botocore": 4, "s3fs": 3}
 _CONNECT_SECONDS, _READ_SECONDS, _CALL_SECONDS = 5, 15, 30
 _PAGE_KEYS = 1000
 _PARTIAL = ".partial"
+_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -400,9 +401,9 @@ def open_store(uri: str) -> Store:
     return Store(normalise(uri))
 
 
-def in_threads(call: Callable[[_T], Any], items: Sequence[_T], threads: int = 8) -> list[Any]:
+def in_threads(call: Callable[[_T], Any], items: Sequence[_T]) -> list[Any]:
     """`call` of every item on a few threads, in order; the first error is raised after all have ended."""
     if len(items) <= 1:
         return [call(item) for item in items]
-    with ThreadPoolExecutor(min(threads, len(items))) as pool:
+    with ThreadPoolExecutor(min(_THREADS, len(items))) as pool:
         return list(pool.map(call, items))

@@ -13,7 +13,7 @@ from pipeline.asked import AskedEdit, asked_by_row
 from pipeline.edit_spec import EditSpec
 from pipeline.identity import fingerprint, sha256_bytes
 from pipeline.images import ImagesOf, stored_images
-from pipeline.ledger import Key, Ledger, View, buckets_of, keys_of
+from pipeline.ledger import Key, View, buckets_of, keys_of, read_raw
 from pipeline.manifest import Manifest, open_manifest, prepare_manifest
 from pipeline.operations import Operations, pixel_settings
 from pipeline.processes import in_processes
@@ -157,7 +157,7 @@ def _check_run(run: Run, asked: Sequence[_Asked]) -> RunCheck:
 
 def _check_bucket(store: Store, asked: Sequence[_Asked], images_of: ImagesOf, bucket: str) -> Check:
     try:
-        raw = Ledger(store).raw(bucket, _EDITS, _FAILURES)
+        raw = read_raw(store, bucket, _EDITS, _FAILURES)
     except pa.ArrowInvalid as error:
         raise OutputError(f"{store.root}: a part of bucket {bucket} is no Parquet file: {error}") from None
     views = raw.views()

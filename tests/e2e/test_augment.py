@@ -15,9 +15,9 @@ from PIL import Image
 
 from eim_ops.faces.render import render
 from eim_ops.mini.face_set import draw_faces
-from pipeline.ledger import Ledger
 from pipeline.storage import Store, in_threads, open_store
 from tests.s3_server import S3Server
+from tests.views import view_at
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def test_fifty_then_ten_more_and_two_changed_then_nothing_new(s3: S3Server, tmp_
         return json.loads(eim("augment", str(recipe), "--date", date, "--json"))
 
     def dates() -> dict[str, set[str]]:
-        rows = Ledger(open_store(f"s3://{bucket}/out")).read().edits.to_pylist()
+        rows = view_at(f"s3://{bucket}/out").edits.to_pylist()
         found: dict[str, set[str]] = {}
         for row in rows:
             found.setdefault(row["partition"], set()).add(row["source_uri"].rpartition("/")[2])

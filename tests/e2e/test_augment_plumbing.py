@@ -21,6 +21,7 @@ from pipeline.verify import verify_output
 from tests.conftest import PngMaker
 from tests.fakes import fake_operations
 from tests.faults.driver import kill_after_first_part, start_driver
+from tests.views import view_at
 
 SMILES = [{"attribute": "smile", "target": target, "strengths": [1]} for target in ("broad", "frown")]
 TWO_CPUS = Cluster(2)
@@ -52,7 +53,7 @@ def run(root: str, date: str, wanted: dict[str, Any], **changes: Any) -> Augment
 
 
 def by_date(root: str) -> dict[str, int]:
-    dates = Ledger(open_store(f"{root}/out")).read().edits["partition"].to_pylist()
+    dates = view_at(f"{root}/out").edits["partition"].to_pylist()
     return {date: dates.count(date) for date in sorted(set(dates))}
 
 
@@ -63,7 +64,7 @@ def test_a_budget_is_of_a_date_and_what_is_left_over_waits(tmp_path: Path, png: 
     os.utime(tmp_path / "in" / "broken.png", (0, 0))
     first = run(root, "2030-01-01", budget)
     assert (first.new_images, first.new_edits, first.edits, first.spent.edits) == (5, 10, 6, 6)
-    (failed,) = set(Ledger(open_store(f"{root}/out")).read().failures["stage"].to_pylist())
+    (failed,) = set(view_at(f"{root}/out").failures["stage"].to_pylist())
     assert failed == "load"  # the oldest came first
 
     # A death before the end was recorded leaves it open; then nothing of it is left, nor of the budget.
@@ -121,7 +122,7 @@ def test_a_killed_driver_is_completed_and_its_budget_is_spent_once(tmp_path: Pat
     driver = start_driver(recipe, 0.2, date="2030-01-01")
     kill_after_first_part(driver, output)
     put_images(root, range(70, 72), png)
-    assert 0 < len(Ledger(output).read().edits) < 128
+    assert 0 < len(view_at(output.root).edits) < 128
     told = run(root, "2030-01-01", budget)
     assert (len(told.completed), told.images, told.spent.images) == (1, 0, 64)
     assert by_date(root) == {"2030-01-01": 128}

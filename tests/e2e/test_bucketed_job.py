@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from eim_ops.aspect_buckets import Size, aspect_buckets, nearest_bucket
 from jobs.cli import app
-from pipeline.ledger import Ledger
-from pipeline.storage import open_store, read
+from pipeline.storage import read
+from tests.views import view_at
 
 SIZES = [(90, 60), (60, 90), (80, 80), (70, 48), (123, 90), (66, 100), (50, 51), (97, 61), (64, 40)]
 """Upright. The last is a bucket's own."""
@@ -64,7 +64,7 @@ def recipe_in(root: Path, placement: str) -> str:
 
 def rows(output: str) -> list[dict[str, Any]]:
     """Rows without times and places."""
-    made = Ledger(open_store(output)).read().edits
+    made = view_at(output).edits
     made = made.drop_columns(["image_uri", "created_at", "seconds_caption", "seconds_edit", "seconds_write"])
     return sorted(made.to_pylist(), key=lambda row: (row["sample_id"], row["edit_id"]))
 
@@ -77,7 +77,7 @@ def fused(root: Path, ray_two_cpus: None) -> dict[str, Any]:
 
 def test_every_edit_has_exactly_its_sources_size(fused: dict[str, Any]) -> None:
     assert (fused["edits"], fused["failures"], fused["problem"]) == (2 * len(SIZES), 0, None)
-    for row in Ledger(open_store(fused["output"])).read().edits.to_pylist():
+    for row in view_at(fused["output"]).edits.to_pylist():
         size = SIZES[int(Path(row["source_uri"]).stem)]
         stored = Image.open(io.BytesIO(read(row["image_uri"]).data))
         assert stored.size == (row["width"], row["height"]) == (row["source_width"], row["source_height"]) == size

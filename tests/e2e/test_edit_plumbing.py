@@ -1,5 +1,6 @@
 """Whole edit jobs on a local Ray of two CPUs, with fake operations: what is asked is what is there."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -8,15 +9,18 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline import flow
 from pipeline.compact import compact_output
 from pipeline.flow import Summary, run_edit
 from pipeline.ledger import FingerprintError, Ledger
+from pipeline.progress import Progress, shown
 from pipeline.recipe import parse_recipe
 from pipeline.storage import in_threads, open_store, read
 from pipeline.verify import verify_output
 from tests.conftest import PngMaker
 from tests.fakes import fake_operations
 from tests.faults.driver import kill_after_first_part, start_driver
+from tests.views import view_at
 
 EDITS = [
     {"attribute": "smile", "target": "broad smile", "strengths": [-1, 1]},
@@ -54,14 +58,23 @@ def check_outputs(summary: Summary) -> None:
 
 
 @pytest.mark.usefixtures("ray_two_cpus")
-def test_a_job_ends_with_all_accounted_for_and_again_does_nothing(root: str, png: PngMaker) -> None:
+def test_a_job_ends_with_all_accounted_for_and_again_does_nothing(
+    root: str, png: PngMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals = []
+
+    def noted(progress: Progress, images: int, edits: int) -> contextlib.AbstractContextManager[None]:
+        totals.append((images, edits))
+        return shown(progress, images, edits)
+
+    monkeypatch.setattr(flow, "shown", noted)
     put_images(root, range(20), png)
     open_store(root).write("in/broken.png", b"this is no image")
     first = run(root)
     assert (first.problem, first.images, first.asked) == (None, 21, 63)
     assert (first.edits, first.failures, first.left, first.repeats) == (60, 3, 0, 0)
     check_outputs(first)
-    (stage,) = set(Ledger(open_store(first.output)).read().failures["stage"].to_pylist())
+    (stage,) = set(view_at(first.output).failures["stage"].to_pylist())
     assert stage == "load"
 
     again = run(root)
@@ -73,8 +86,9 @@ def test_a_job_ends_with_all_accounted_for_and_again_does_nothing(root: str, png
     assert (more.asked, more.new_edits, more.edits, more.failures) == (92, 28, 88, 4)
     retried = run(root, options={"retry_failed": True})
     assert (retried.new_failures, retried.new_edits, retried.failures) == (3, 0, 3)
-    attempts = Ledger(open_store(first.output)).read().failures["attempts"].to_pylist()
+    attempts = view_at(first.output).failures["attempts"].to_pylist()
     assert sorted(attempts) == [1, 2, 2, 2]
+    assert totals == [(21, 63), (23, 29), (1, 3)]  # what is left of images and edits, not what is done
 
     with pytest.raises(FingerprintError, match="model_revision: there 'fake-1', now 'fake-2'"):
         run(root, revision="fake-2")
@@ -93,6 +107,15 @@ def test_above_the_failure_fraction_the_job_stops_and_says_why(tmp_path: Path, p
     assert summary.problem is not None
     assert "12 edits failed, more than the 9 that max_failure_fraction allows" in summary.problem
 
+    # The same command stops again, and has no limit of its own.
+    put_images(str(tmp_path), range(2, 3), png)
+    again = run(str(tmp_path), max_failure_fraction=0.5)
+    assert again.problem is not None
+    assert "12 edits failed in earlier runs, more than the 10" in again.problem
+    assert (again.left, again.new_edits, again.new_failures) == (3, 0, 0)
+    retried = run(str(tmp_path), max_failure_fraction=0.7, options={"retry_failed": True})
+    assert (retried.problem, retried.left, retried.new_edits, retried.new_failures) == (None, 0, 3, 12)
+
 
 @pytest.mark.usefixtures("ray_two_cpus")
 def test_a_manifest_with_prompts_needs_no_captioner(tmp_path: Path, png: PngMaker) -> None:
@@ -105,7 +128,7 @@ def test_a_manifest_with_prompts_needs_no_captioner(tmp_path: Path, png: PngMake
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     summary = run(str(tmp_path), input={"manifest": str(tmp_path / "rows.jsonl")}, captioner="manifest")
     assert (summary.asked, summary.edits, summary.failures, summary.problem) == (9, 5, 4, None)
-    view = Ledger(open_store(summary.output)).read()
+    view = view_at(summary.output)
     assert set(view.edits["target_prompt"].to_pylist()) == {"a smile", "a smile + a hat"}
     assert sorted(set(view.failures["stage"].to_pylist())) == ["caption", "prepare"]
 
@@ -118,7 +141,7 @@ def test_a_killed_driver_is_completed_by_the_same_command(root: str, png: PngMak
 
     first = start_driver(recipe, 0.1)
     kill_after_first_part(first, output)
-    done = len(Ledger(output).read().edits)
+    done = len(view_at(output.root).edits)
     assert 0 < done < 192
 
     second = start_driver(recipe, 0.0)

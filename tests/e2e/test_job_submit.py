@@ -14,14 +14,13 @@ import yaml
 
 from jobs.job_server import connect, exit_code, find_running, follow, send
 from jobs.submission import Submission, build_submission, code_to_send
-from pipeline.ledger import Ledger
 from pipeline.recipe import load_recipe
-from pipeline.storage import open_store
 from tests import REPOSITORY, job_server
 from tests.conftest import PngMaker
 from tests.eim_ops.conftest import tiny_sd3
 from tests.faults.stopped_job import stopped_by_ray
 from tests.job_server import JobServer
+from tests.views import view_at
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def test_the_edit_job_runs_by_ray_job_submit(server: JobServer, tmp_path: Path, 
     done = server.job("submit", *runtime_env, "--working-dir", ".", "--", *command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
-    view = Ledger(open_store(str(tmp_path / "out"))).read()
+    view = view_at(str(tmp_path / "out"))
     assert (len(view.edits), len(view.failures)) == (6, 0)
 
 

@@ -15,12 +15,12 @@ from eim_ops.faces.render import render
 from eim_ops.mini.face_set import draw_faces
 from jobs.cli import app
 from pipeline.decode import encode_png
-from pipeline.ledger import Ledger
 from pipeline.storage import Store, open_store
 from tests import job_server
 from tests.job_server import JobServer
 from tests.processes import family, kill
 from tests.s3_server import S3Server
+from tests.views import view_at
 
 _FACES = 40
 _SWEEP = {"attributes": {"smile": ["broad smile"], "hair_color": ["red hair"]}, "strengths": [0.5, 1]}
@@ -44,7 +44,7 @@ def test_a_sweep_survives_the_node_that_works_on_its_rows(s3: S3Server, tmp_path
     with job_server.start(workers=2, settings=_QUICK) as server, ThreadPoolExecutor(1) as pool:
         submitted = pool.submit(server.submit, tmp_path / "recipe.yaml", "--json", seconds=_PATIENCE)
         kill(family(_node_at_work(server, output, submitted)))
-        stored = len(Ledger(output).read().edits)
+        stored = len(view_at(output.root).edits)
         done = submitted.result()
         states = sorted(node["state"] for node in server.nodes())
     said = done.stdout + done.stderr

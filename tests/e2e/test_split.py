@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from pipeline.flow import Summary, run_edit
-from pipeline.ledger import Ledger
 from pipeline.recipe import parse_recipe
 from pipeline.storage import open_store
 from pipeline.verify import verify_output
 from tests.conftest import PngMaker
 from tests.tiny import tiny_operations
+from tests.views import view_at
 
 SWEEP = {
     "attributes": {"smile": "broad smile", "hair": "red hair"},
@@ -28,7 +28,7 @@ def run(root: Path, output: str, **changes: Any) -> Summary:
 
 
 def rows(summary: Summary) -> list[dict[str, Any]]:
-    view = Ledger(open_store(summary.output)).read()
+    view = view_at(summary.output)
     made = view.edits.drop_columns(["image_uri", "created_at", "seconds_caption", "seconds_edit", "seconds_write"])
     return sorted(made.to_pylist(), key=lambda row: (row["sample_id"], row["edit_id"]))
 

@@ -19,12 +19,12 @@ import yaml
 
 from eim_ops.mini.shipped import shipped_path
 from pipeline.decode import encode_png
-from pipeline.ledger import Ledger
 from pipeline.storage import open_store
 from tests import REPOSITORY
 from tests.faults.device_faults import FAULT, ONCE
 from tests.faults.driver import start_driver
 from tests.faults.outcome import Outcome, outcome
+from tests.views import view_at
 
 IMAGES, STRENGTHS = 8, 2
 _SPLIT = ("encode", "identify")
@@ -63,7 +63,7 @@ def _run(folder: Path, fault: str | None) -> tuple[int, str, str]:
 
 def _failures(folder: Path) -> str:
     """The failures of the view: how many of each stage, error type and number of attempts."""
-    view = Ledger(open_store(str(folder / "out"))).read()
+    view = view_at(str(folder / "out"))
     rows = view.failures.select(["stage", "error_type", "attempts"]).to_pylist()
     counts = Counter(f"{row['stage']} {row['error_type']} attempts {row['attempts']}" for row in rows)
     return ", ".join(f"{count} x {what}" for what, count in sorted(counts.items())) or "no failures"
@@ -90,7 +90,7 @@ def out_of_memory(folder: Path) -> Outcome:
     _prepare(folder, poison=True)
     code, answer, log = _run(folder, "memory")
     assert code == 0, log
-    batches = set(Ledger(open_store(str(folder / "out"))).read().edits["batch"].to_pylist())
+    batches = set(view_at(str(folder / "out")).edits["batch"].to_pylist())
     told = f"rows of batch {batches}, summary {json.loads(answer)['smaller_batches']}"
     return outcome("out of memory", str(folder / "out"), note=_told(folder, code, told))
 

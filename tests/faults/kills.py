@@ -16,7 +16,6 @@ import yaml
 
 from pipeline.blocks import edited_blocks
 from pipeline.decode import encode_png
-from pipeline.ledger import Ledger
 from pipeline.placement import Cluster, plan_placement
 from pipeline.recipe import load_recipe
 from pipeline.storage import open_store
@@ -25,6 +24,7 @@ from tests.faults.device_faults import FAULT
 from tests.faults.driver import start_driver
 from tests.faults.outcome import Outcome, outcome
 from tests.faults.tripwire import Target, Tripwire, environment, fired
+from tests.views import view_at
 
 EDITS = [
     {"attribute": "smile", "target": "broad smile", "strengths": [-1, 1]},
@@ -126,7 +126,7 @@ def kill_retrying(folder: Path, nodes: Nodes) -> Outcome:
     put_images(folder / "in", range(_IMAGES))
     recipe = write_recipe(folder)
     code, said = _Command(recipe, nodes).run({FAULT: "unlucky"})
-    failed = len(Ledger(open_store(f"{folder}/out")).read().failures)
+    failed = len(view_at(f"{folder}/out").failures)
     assert code == 0 and failed, f"{failed} failures to be tried again: {said}"
     window = Window("while failed edits are made again", "write", "/edits/bucket=", after=True)
     found = _killed_once(window, "driver", folder, nodes, _Command(recipe, nodes, retry_failed=True))
@@ -199,7 +199,7 @@ class Work:
     def made_in_vain(self) -> int:
         """Edits made since the last call that are not in the view."""
         made = self.tally.stat().st_size if self.tally.exists() else 0
-        stored = len(Ledger(open_store(f"{self.folder}/out")).read().edits)
+        stored = len(view_at(f"{self.folder}/out").edits)
         in_vain = (made - self.made) - (stored - self.stored)
         self.made, self.stored = made, stored
         return in_vain

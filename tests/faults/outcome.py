@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from pyarrow import compute
 
-from pipeline.ledger import Ledger
-from pipeline.storage import open_store
 from pipeline.verify import verify_output
+from tests.views import view_at
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def outcome(fault: str, output: str, *, kills: int = 0, made_again: int = 0, not
 
 def view_of(output: str) -> Mapping[tuple[str, str], tuple[str, str]]:
     """The view by (source's name, edit): equal for two outputs of equal inputs, wherever these lie."""
-    view = Ledger(open_store(output)).read()
+    view = view_at(output)
     rows = {}
     for table, kind, what in ((view.edits, "edits", "image_sha256"), (view.failures, "failures", "error_type")):
         names = compute.split_pattern(table["source_uri"], "/").to_pylist()

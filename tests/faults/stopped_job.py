@@ -6,13 +6,13 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.ledger import Ledger
 from pipeline.storage import open_store
 from tests import job_server
 from tests.faults.kills import put_images, write_recipe
 from tests.faults.outcome import Outcome, outcome
 from tests.job_server import JobServer
 from tests.processes import lives
+from tests.views import view_at
 
 _IMAGES, _SECONDS_AN_EDIT = 60, 0.2
 _WITHIN = 30.0
@@ -45,7 +45,7 @@ def stopped_by_ray(folder: Path, server: JobServer) -> Outcome:
     assert (state, left) == ("STOPPED", []), (state, left, server.job("logs", name).stdout[-2000:])
     assert seconds < _WITHIN, f"the stop took {seconds:.0f} s"
     said = "the same command goes on from there" in server.job("logs", name).stdout
-    stored = len(Ledger(output).read().edits)
+    stored = len(view_at(output.root).edits)
     assert 0 < stored < 3 * _IMAGES, f"stopped with {stored} edits"
     again = _submit(server, recipe, f"{name}-again", 0.0)
     assert again == "SUCCEEDED", server.job("logs", f"{name}-again").stdout[-2000:]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 from jobs import job_server
-from jobs.job_server import JobServerError, follow
+from jobs.job_server import JobServerError, TokenError, follow
 
 LOG = "one\ntwo\nthree\n"
 BREAK, SILENCE = "break", "silence"
@@ -80,6 +81,26 @@ def test_a_server_that_is_gone_for_a_while_is_waited_for() -> None:
     gone = ConnectionError("refused")
     client = FakeClient([("one\n", BREAK), (LOG, "")], [gone, gone, JobStatus.SUCCEEDED])
     assert followed(client)[0] == LOG
+
+
+def test_a_server_that_answers_with_errors_for_a_while_is_waited_for() -> None:
+    # As Ray's client tells of an ingress without a head behind it, and of one that answers with a page of its own.
+    passing = [RuntimeError("Request failed with status code 503"), ValueError("no JSON"), KeyError("status")]
+    client = FakeClient([("one\n", BREAK), (LOG, "")], [*passing, JobStatus.SUCCEEDED])
+    shown, ended = followed(client)
+    assert (shown, ended.status) == (LOG, JobStatus.SUCCEEDED)
+
+
+def test_errors_that_stay_end_the_command_and_tell_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_server, "_PATIENCE_SECONDS", 0.0)
+    with pytest.raises(JobServerError, match=r"status code 503; job eim-1 may go on, the same command"):
+        followed(FakeClient([("one\n", BREAK)], [RuntimeError("Request failed with status code 503")]))
+
+
+def test_a_token_that_is_refused_ends_the_command_at_once() -> None:
+    states: list[JobStatus | Exception] = [AuthenticationError("Authentication failed"), JobStatus.SUCCEEDED]
+    with pytest.raises(TokenError, match="does not take this token"):
+        followed(FakeClient([("one\n", BREAK)], states))
 
 
 def test_a_server_that_stays_away_is_an_error_that_tells_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:

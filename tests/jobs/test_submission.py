@@ -115,5 +115,10 @@ def test_places_that_no_node_has_are_refused_with_their_keys(tmp_path: Path, mon
     assert lines[0].startswith("r.yaml: nothing was submitted; give s3:// prefixes, or absolute paths")
     told = [line.split(":")[0].strip() for line in lines[1:]]
     assert told == ["input.manifest", "output", "caption_cache", "model"]
+    for kind in ("model", "vllm"):
+        with pytest.raises(RecipeError, match=r"  captioner\.model: model is relative to this folder"):
+            check_places(recipe_of(captioner={"kind": kind, "model": "model"}), Path("r.yaml"))
+    served = {"kind": "http", "url": "http://captions:8000/v1", "model": "model"}  # a name on another machine
+    check_places(recipe_of(captioner=served), Path("r.yaml"))
     check_places(recipe_of(), Path("r.yaml"))
     check_places(recipe_of(input={"path": "/shared/in"}, output="/shared/out", model="org/name"), Path("r.yaml"))

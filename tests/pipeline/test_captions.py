@@ -19,7 +19,8 @@ from pipeline.operations import Operations, caption_settings, real_operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, RecipeError
-from pipeline.storage import open_store
+from pipeline.retrying import StorageError, UnansweredError
+from pipeline.storage import Store, open_store
 from pipeline.work import Row, table_of_work
 from tests.eim_ops.conftest import tiny_sd3
 from tests.fakes import FakeCaptioner, fake_operations
@@ -155,6 +156,32 @@ def test_an_object_that_cannot_be_read_counts_as_absent(tmp_path: Path) -> None:
     caption([loaded(0)], captioner, cache)
     assert captioner.described == [1]
     assert cache.read("s").source_prompt is not None
+
+
+@pytest.mark.parametrize("error", [UnansweredError("get: failed 8 times"), PermissionError("AccessDenied")])
+def test_an_object_that_the_store_does_not_give_counts_as_absent(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, captioner = cache_at(tmp_path), Counting()
+    caption([loaded(0)], FakeCaptioner(), cache)
+
+    def refuse(*_: object) -> bytes:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "read", refuse)
+        (row,) = caption([loaded(0)], captioner, cache)
+    assert (row["error_stage"], captioner.described) == (None, [1])
+    assert cache.read("s").source_prompt == row["source_prompt"]
+
+
+def test_a_store_that_refuses_all_work_is_no_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bytes:
+        raise StorageError("ExpiredToken")
+
+    monkeypatch.setattr(Store, "read", refuse)
+    with pytest.raises(StorageError, match="ExpiredToken"):
+        caption([loaded(0)], FakeCaptioner(), cache_at(tmp_path))
 
 
 def test_templates_write_prompts_from_fields_of_the_row_and_the_edit() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline import processes, storage
 from pipeline.compact import Compaction, compact_output
 from pipeline.identity import bucket_of, image_key, part_key, sha256_bytes
-from pipeline.ledger import Ledger, open_run
+from pipeline.ledger import Ledger, open_run, read_raw
 from pipeline.runs import OutputError
 from pipeline.schema import EDITS, SCHEMA_VERSION, table_of
 from pipeline.storage import Store, open_store, read
@@ -239,7 +239,7 @@ def test_two_settings_in_one_place_are_refused_and_rows_of_neither_are_lost(root
     key = f"edits/bucket={bucket_of(row['sample_id'])}/part-other.parquet"
     job.store.write_table(key, table_of([{**row, "fingerprint": "other"}], EDITS))
     assert compact(job).parts_after == 1
-    fingerprints = Ledger(job.store).raw(bucket_of(row["sample_id"])).edits["fingerprint"].to_pylist()
+    fingerprints = read_raw(job.store, bucket_of(row["sample_id"])).edits["fingerprint"].to_pylist()
     assert sorted(fingerprints) == sorted([job.fingerprint, "other"])
 
 

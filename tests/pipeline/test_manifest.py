@@ -2,15 +2,19 @@ import csv
 import errno
 import io
 import json
+import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import manifest as module
 from pipeline.asked import UNKNOWN, asked_by_row, asked_edits
-from pipeline.manifest import Manifest, prepare_manifest
+from pipeline.manifest import Manifest, check_apart, prepare_manifest
 from pipeline.recipe import Input, RecipeError
 from pipeline.retrying import StorageError
 from pipeline.storage import open_store
@@ -49,9 +53,17 @@ def test_the_same_input_is_not_written_twice(root: str) -> None:
     assert len(rows_of(first)) == 1
 
 
-def test_an_output_inside_the_input_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="lies inside"):
-        prepare_manifest(Input(path=str(tmp_path)), open_store(str(tmp_path / "out")))
+@pytest.mark.parametrize(("source", "output"), [("a", "a/out"), ("a/in", "a"), ("a", "a")])
+@pytest.mark.parametrize("root", ["/data", "s3://bucket", "s3://bucket/prefix"])
+def test_input_and_output_of_which_one_lies_inside_the_other_are_refused(root: str, source: str, output: str) -> None:
+    with pytest.raises(RecipeError, match="one lies inside the other"):
+        check_apart(Input(path=f"{root}/{source}"), open_store(f"{root}/{output}"))
+
+
+def test_places_beside_each_other_and_a_manifest_anywhere_are_taken() -> None:
+    for source, output in (("in", "in2"), ("in2", "in"), ("a/in", "a/out")):
+        check_apart(Input(path=f"/data/{source}"), open_store(f"/data/{output}"))
+    check_apart(Input(manifest="/data/out/rows.csv"), open_store("/data/out"))
 
 
 def test_an_input_without_images_is_refused(tmp_path: Path) -> None:
@@ -122,6 +134,97 @@ def test_a_path_with_a_zero_byte_is_a_row_with_a_problem(tmp_path: Path) -> None
     (tmp_path / "m.jsonl").write_bytes(as_jsonl(lines))
     rows = prepared(str(tmp_path), Input(manifest=str(tmp_path / "m.jsonl")))
     assert ["null byte" in row["problem"] for row in rows] == [True, True]
+
+
+NOT_UTF8 = [
+    b"\xe9.png",
+    b"\xe8.png",
+    b"folder \xff/a.png",
+]
+
+
+def test_files_whose_names_are_no_utf8_are_rows_with_a_problem_and_stay_apart(tmp_path: Path) -> None:
+    for name in [*NOT_UTF8, "é.png".encode(), b"a.png"]:
+        path = os.path.join(os.fsencode(tmp_path), b"in", name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(b"same")
+        os.utime(path, (1, 1))
+    rows = prepared(str(tmp_path), Input(path=str(tmp_path / "in")))
+    names = {row["uri"].removeprefix(f"{tmp_path}/in/"): row["problem"] for row in rows}
+    assert {name for name, problem in names.items() if problem is None} == {"a.png", "é.png"}
+    bad = {name: problem for name, problem in names.items() if problem is not None}
+    assert bad.keys() == {r"\udce9.png", r"\udce8.png", r"folder \udcff/a.png"}
+    assert all(problem.startswith("NotUtf8: ") and name in problem for name, problem in bad.items())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"uri": "\ud800.png"},
+        {"uri": "\udcff.png"},
+        {"uri": "a.png", "source_prompt": "a face \ud800"},
+        {"uri": "a.png", "target_prompts": {"smile": "\ud800"}},
+        {"uri": "a.png", "target_prompts": '{"smile": "\ud800"}'},
+        {"uri": "a.png", "edits": [{"attribute": "\udfff", "target": "cap", "strengths": [1]}]},
+        {"uri": "a.png", "kind": "\ud800"},
+    ],
+)
+def test_a_text_that_is_no_utf8_is_a_problem_of_its_row_alone(tmp_path: Path, row: Row) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "b.png").write_bytes(b"b")
+    good = {"uri": "b.png", "source_prompt": "\N{GRINNING FACE}", "other": "\ud800"}
+    (tmp_path / "m.jsonl").write_bytes(as_jsonl([row, good]))
+    output = open_store(f"{tmp_path}/out")
+    rows = rows_of(prepare_manifest(Input(manifest=str(tmp_path / "m.jsonl")), output, frozenset({"kind"})))
+    kinds = {row["uri"].rpartition("/")[2]: (row["problem"] or "").partition(":")[0] for row in rows}
+    assert kinds.pop("b.png") == ""
+    assert list(kinds.values()) == ["NotUtf8"]
+    for row in rows:
+        assert [edit.attribute for edit in asked_edits(row, EDITS)] == ["smile"]
+
+
+TEXTS = st.text(st.characters())  # halves of characters too
+
+
+@given(st.lists(TEXTS, max_size=4), TEXTS, st.recursive(TEXTS | st.none(), st.lists))
+def test_whatever_jsonl_says_becomes_rows(uris: list[str], line: str, value: Any) -> None:
+    lines = [json.dumps({"uri": uri, "source_prompt": value, "target_prompts": value, "edits": value}) for uri in uris]
+    lines += [line.replace("\n", ""), json.dumps(value), "[" * 20_000, '{"uri": ' + "1" * 5000 + "}"]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "m.jsonl").write_text("\n".join(lines), errors="surrogatepass")
+        rows = prepared(folder, Input(manifest=f"{folder}/m.jsonl"))
+    assert len(rows) >= 2
+    assert all(row["problem"] for row in rows)
+    for row in rows:
+        assert asked_edits(row, EDITS)
+
+
+def test_a_long_field_of_a_csv_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "m.csv").write_bytes(as_csv([{"uri": "a.png", "source_prompt": "x" * 200_000}]))
+    (row,) = prepared(str(tmp_path), Input(manifest=str(tmp_path / "m.csv")))
+    assert (len(row["source_prompt"]), row["problem"]) == (200_000, None)
+
+
+def test_a_quote_that_never_closes_is_refused_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIELD_CHARACTERS", 1000)
+    (tmp_path / "m.csv").write_text('uri,source_prompt\na.png,p\nb.png,"' + "and so on\n" * 1000)
+    with pytest.raises(RecipeError, match=r"m.csv, line \d+: field larger than field limit .*is a quote not closed"):
+        prepared(str(tmp_path), Input(manifest=str(tmp_path / "m.csv")))
+
+
+def test_a_parquet_text_that_is_no_utf8_is_a_problem_of_its_row_alone(tmp_path: Path) -> None:
+    uris = [f"{index}.png".encode() for index in range(5)]
+    for uri in uris:
+        (tmp_path / uri.decode()).write_bytes(uri)
+    prompts = pa.array([b"a face", b"a face", b"a face \xff", b"a face", b"a face"])
+    columns = {"uri": pa.array(uris).cast(pa.string()), "source_prompt": prompts.view(pa.string())}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "m.parquet")
+    rows = prepared(str(tmp_path), Input(manifest=str(tmp_path / "m.parquet")))
+    assert sorted(row["source_prompt"] or "" for row in rows) == ["", *["a face"] * 4]
+    (problem,) = (row["problem"] for row in rows if row["problem"])
+    assert problem.startswith(f"NotUtf8: {tmp_path}/m.parquet#row=3: ")
 
 
 def test_a_row_without_any_edits_still_ends_in_one_row(root: str) -> None:

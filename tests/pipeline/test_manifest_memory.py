@@ -23,7 +23,7 @@ store, count = Store(sys.argv[1]), int(sys.argv[2])
 rows = (_row(f"s3://bucket/images/{index:09d}.png", f"{index:032x}", 1000) for index in range(count))
 manifest = write_manifest(rows, store)
 edits = [EditSpec(attribute=("smile",), target=("broad smile",), request=("smile",), strengths=(0.5, 1.0))]
-account = Ledger(store).account(manifest, edits)
+account = Ledger(store, "f").account(manifest, edits)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 print(json.dumps([manifest.total, account.left, peak]))
 """

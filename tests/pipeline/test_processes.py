@@ -1,12 +1,17 @@
 """Work on buckets in several processes: the same results, errors and counts as in one."""
 
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
 from pipeline import metrics, processes
 from pipeline.processes import in_processes
 from pipeline.retrying import StorageError
+from tests import REPOSITORY
+from tests.processes import family, kill, lives
 
 
 def square(number: int) -> int:
@@ -56,3 +61,33 @@ def test_what_storage_bore_in_other_processes_counts_here() -> None:
     metrics.untold()
     assert list(in_processes(retried_once, range(5), rows=5)) == list(range(5))
     assert metrics.untold() == {(metrics.RETRIES, "get", "SlowDown"): 5}
+
+
+WAITING = """
+import time
+from pipeline import processes
+processes._ROWS, processes._MOST = 0, 2
+for done in processes.in_processes(time.sleep, [0.0, 0.0, {last}], rows=3):
+    print("ready", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core, one process")
+def test_no_process_outlives_a_parent_that_is_killed() -> None:
+    # At the end one of them works and the other waits for work.
+    command = [sys.executable, "-c", WAITING.format(last=600.0)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        children: list[int] = []
+        try:
+            assert [parent.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+            children = family(parent.pid)[1:]
+            assert len(children) >= 2
+            parent.kill()
+            deadline = time.monotonic() + 20
+            while left := [child for child in children if lives(child)]:
+                assert time.monotonic() < deadline, f"{len(left)} of {len(children)} processes live on"
+                time.sleep(0.1)
+        finally:
+            parent.kill()
+            kill(children)

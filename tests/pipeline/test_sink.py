@@ -38,8 +38,14 @@ class _Counting(Progress):
         return self.counter.written(edits, failures, seconds, Counter())
 
 
-def write(store: Store, rows: list[Row], progress: Progress = Progress(), limit: int = 100) -> None:  # noqa: B008
-    EditSink(store, FACTS, progress, limit, Attempts())(table_of_work(rows))
+def write(
+    store: Store,
+    rows: list[Row],
+    progress: Progress = Progress(),  # noqa: B008
+    limit: int = 100,
+    before: int = 0,
+) -> None:
+    EditSink(store, FACTS, progress, limit, Attempts(), before)(table_of_work(rows))
 
 
 def test_every_asked_edit_gets_its_row_and_every_row_its_image(root: str) -> None:
@@ -107,6 +113,13 @@ def test_too_many_failures_stop_the_job_after_they_are_recorded(root: str) -> No
     with pytest.raises(TooManyFailures, match="5 edits failed, more than the 4"):
         write(store, rows, _Failing(), limit=4)
     assert len(Ledger(store, "f").read().failures) == 1
+
+
+def test_failures_of_earlier_runs_count_on(root: str) -> None:
+    rows = [work_row(asked("a"), sample_id="aa1", error_stage="load", error_type="E", error_message="m")]
+    write(open_store(root), rows, _Failing(), limit=7, before=2)
+    with pytest.raises(TooManyFailures, match="8 edits failed, 3 of them in earlier runs, more than the 7"):
+        write(open_store(root), rows, _Failing(), limit=7, before=3)
 
 
 def test_a_write_task_that_is_run_again_counts_its_failures_once(tmp_path: Path) -> None:

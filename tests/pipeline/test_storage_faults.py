@@ -6,20 +6,26 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import botocore.exceptions
 import pyarrow as pa
 import pytest
 
 from pipeline import metrics, retrying, storage
+from pipeline.attempts import Attempts
 from pipeline.ledger import Ledger
-from pipeline.manifest import open_manifest
+from pipeline.manifest import open_manifest, prepare_manifest
+from pipeline.progress import Progress
+from pipeline.recipe import Input
 from pipeline.retrying import StorageError, UnansweredError
+from pipeline.stages import LoadRows
 from pipeline.storage import Store
+from pipeline.work import table_of_work
 from tests.faults import s3_proxy
 from tests.faults.s3_proxy import Rule, S3Proxy
-from tests.pipeline.builders import start_job
+from tests.pipeline.builders import square, start_job, work_row
 from tests.s3_server import S3Server
 
 DATA = bytes(range(256)) * 400
@@ -42,7 +48,7 @@ def proxy(shared_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3
     monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.02)
     storage._s3.cache_clear()
     storage._s3().connect()  # takes a while itself
-    metrics.counted.clear()
+    metrics.untold()
     yield shared_proxy
     shared_proxy.set()
 
@@ -58,7 +64,7 @@ def store(proxy: S3Proxy) -> Store:
 def retries(operation: str) -> dict[str, int]:
     return {
         error: count
-        for (name, its_operation, error), count in metrics.counted.items()
+        for (name, its_operation, error), count in metrics._untold.items()
         if (name, its_operation) == (metrics.RETRIES, operation)
     }
 
@@ -120,8 +126,9 @@ def test_a_call_makes_no_more_requests_than_it_says(store: Store, proxy: S3Proxy
     with pytest.raises(UnansweredError, match=r"put .* SlowDown: .*; run again"):
         store.write("a", DATA)
     assert proxy.requests["PUT"] == retrying.ATTEMPTS
-    assert metrics.counted[metrics.RETRIES, "put", "SlowDown"] == retrying.ATTEMPTS - 1
-    assert metrics.counted[metrics.ERRORS, "put", "SlowDown"] == 1
+    told = metrics.untold()
+    assert told[metrics.RETRIES, "put", "SlowDown"] == retrying.ATTEMPTS - 1
+    assert told[metrics.ERRORS, "put", "SlowDown"] == 1
 
 
 def test_pauses_grow_and_are_random() -> None:
@@ -169,6 +176,86 @@ def test_credentials_that_come_back_are_used(store: Store, proxy: S3Proxy) -> No
     proxy.set(Rule("expired", first=2))
     store.write("a", DATA)
     assert retries("put") == {"ExpiredToken": 2}
+
+
+PROVIDER_FAULTS = [
+    botocore.exceptions.CredentialRetrievalError(provider="container-role", error_msg="no answer"),
+    botocore.exceptions.MetadataRetrievalError(error_msg="timed out"),
+    botocore.exceptions.TokenRetrievalError(provider="sso", error_msg="gone"),
+    botocore.exceptions.PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"),
+    RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired."),
+]
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: lambda _state: 0.0)
+
+
+def raising(error: Exception, calls: list[str], passes: int | None = None) -> Callable[[str], storage.Blob]:
+    """A read that raises this, always or until so many calls have failed."""
+
+    def read(uri: str) -> storage.Blob:
+        calls.append(uri)
+        if passes is None or len(calls) <= passes:
+            raise error
+        return storage.Blob(DATA, "v")
+
+    return read
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("error", PROVIDER_FAULTS, ids=lambda error: type(error).__name__)
+def test_credentials_that_cannot_be_had_end_the_job_rather_than_its_rows(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(storage, "_read_s3", raising(error, calls))
+    load = LoadRows(square(32), 0, Progress(), Attempts())
+    with pytest.raises(StorageError, match="refresh the S3 credentials and run the same command") as caught:
+        load(table_of_work([work_row(uri="s3://b/a.png")]))
+    assert not isinstance(caught.value, UnansweredError)
+    assert len(calls) == retrying.CREDENTIALS_ATTEMPTS
+    monkeypatch.setattr(storage, "_read_s3", raising(error, [], passes=2))
+    assert storage.read("s3://b/a.png").data == DATA
+
+
+@pytest.mark.usefixtures("at_once")
+def test_another_runtime_error_is_no_matter_of_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(storage, "_read_s3", raising(RuntimeError("a bug"), calls))
+    with pytest.raises(RuntimeError, match="a bug"):
+        storage.read("s3://b/a.png")
+    assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL])
+def test_names_that_no_disk_takes_are_tried_once(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(storage, "_read_disk", raising(OSError(number, os.strerror(number)), calls))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        storage.read("/a")
+    assert len(calls) == 1
+
+
+def test_data_instead_of_a_place_is_a_problem_of_its_row_at_once(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(json.dumps({"uri": f"data:image/png;base64,{'A' * 10_000}"}))
+    manifest = prepare_manifest(Input(manifest=f"{tmp_path}/m.jsonl"), Store(f"{tmp_path}/out"))
+    metrics.untold()
+    ((row,),) = (manifest.read(bucket) for bucket in manifest.rows)
+    assert row["problem"].endswith(os.strerror(errno.ENAMETOOLONG))
+    assert not metrics.untold()
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_answer_of_s3_that_s3fs_gives_such_a_number_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = OSError(errno.EINVAL, "The Content-MD5 you specified did not match")
+    damaged.__cause__ = botocore.exceptions.ClientError({"Error": {"Code": "BadDigest"}}, "PutObject")
+    calls: list[str] = []
+    monkeypatch.setattr(storage, "_read_s3", raising(damaged, calls, passes=2))
+    assert storage.read("s3://b/a.png").data == DATA
+    assert len(calls) == 3
 
 
 def test_a_full_store_is_told_at_once(store: Store, proxy: S3Proxy) -> None:
