@@ -119,6 +119,10 @@ class EditStage(ModelStage):
         """The results that have no error, each with its task."""
         return _edit_tasks(row, self._shared)
 
+    def prompts(self, asked: Any) -> Sequence[str]:
+        """The targets of the task."""
+        return asked.target_prompts
+
     def fill(self, work: Sequence[ImageWork]) -> None:
         """All edits of all images in one call."""
         results = [{task.edit_id: result for result, task in cells} for _, cells in work]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from eim_ops.captioning.http import HttpCaptioner
+from eim_ops.cost import costs
 from eim_ops.editor import Editor
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.asked import AskedEdit
@@ -278,4 +279,6 @@ def test_a_prompt_that_the_text_encoder_would_cut_is_a_failure_of_its_edit() -> 
     bad, good = first["results"]
     assert (bad["error_stage"], bad["error_type"], good["error_type"]) == ("edit", "PromptTooLongError", None)
     assert "tokens" in bad["error_message"]
+    price = costs(recipe.method)
+    assert editor.evaluations == recipe.batch * (price.encode + price.identify + price.decode), "one call of each"
     assert second["results"][0]["error_type"] == "PromptTooLongError"
