@@ -28,8 +28,10 @@ class StubCaptioner:
     def rewrite(self, prompts: Sequence[str], requests: Sequence[str]) -> list[str]:
         return [f"{prompt}, edited" for prompt in prompts]
 
-    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
-        return answer
+    def rewrite_again(
+        self, prompts: Sequence[str], requests: Sequence[str], answers: Sequence[str], problems: Sequence[str]
+    ) -> list[str]:
+        return list(answers)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,11 @@ class FakeCaptioner:
             f"{prompt}, {request.removeprefix('change to ')}" for prompt, request in zip(prompts, requests, strict=True)
         ]
 
-    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
-        return f"{prompt}, again" if "mend" in request else answer
+    def rewrite_again(
+        self, prompts: Sequence[str], requests: Sequence[str], answers: Sequence[str], problems: Sequence[str]
+    ) -> list[str]:
+        again = zip(prompts, requests, answers, strict=True)
+        return [f"{prompt}, again" if "mend" in request else answer for prompt, request, answer in again]
 
 
 @dataclass(frozen=True)
