@@ -259,6 +259,20 @@ def test_actors_share_the_questions_at_once_and_more_actors_than_questions_are_r
         of_each(6)
 
 
+def test_an_endpoint_is_asked_as_many_questions_at_once_as_it_takes() -> None:
+    calls = []
+
+    class Tallying(FakeCaptioner):
+        def rewrite(self, prompts: Sequence[str], requests: Sequence[str]) -> list[str]:
+            calls.append(len(requests))
+            return super().rewrite(prompts, requests)
+
+    rows = [loaded(seed, source_prompt=f"face {seed}") for seed in range(40)]
+    for concurrency in (32, 4):
+        caption(rows, Tallying(), captioner={**HTTP, "concurrency": concurrency}, batch=16)
+    assert calls == [32, 8, 16, 16, 8]
+
+
 def settings(captioner: Any, **changes: Any) -> dict[str, Any]:
     recipe: Recipe = make_recipe(captioner=captioner, model="mini-dit", **changes)
     return caption_settings(recipe, real_operations().facts(recipe))
