@@ -105,9 +105,9 @@ def plan_run(recipe: Recipe, cluster: Cluster, account: Account, pixels: int) ->
 def fit_blocks(plan: Plan, recipe: Recipe, cluster: Cluster, pixels: int, edits_per_image: int) -> Plan:
     """The plan with blocks of as many whole batches, up to its own, as Ray leaves uncut and the object store holds.
 
-    A block that is cut runs as whole batches and a rest, each rest padded. Aspect buckets fill their batches from all of
-    a block, and would lose more by smaller ones. Blocks of one batch may take all of the object store, where Ray keeps
-    stages waiting; where they need more, PlacementError tells the arithmetic. A store whose size is not known holds all.
+    A block that is cut runs as whole batches and a padded rest. Aspect buckets fill their batches from all of a block,
+    and would lose more by smaller ones. Blocks of one batch may take all of the object store, where Ray keeps stages
+    waiting; where they need more, PlacementError tells the arithmetic. A store whose size is not known holds all.
     """
     uncut = plan.block_rows if recipe.aspect_buckets else _UNCUT_BYTES // (_CHANNELS * pixels)
     for rows in range(plan.block_rows, 0, -recipe.batch):

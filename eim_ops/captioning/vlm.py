@@ -48,7 +48,7 @@ class VlmCaptioner:
     def rewrite_again(
         self, prompts: Sequence[str], requests: Sequence[str], answers: Sequence[str], problems: Sequence[str]
     ) -> list[str]:
-        """Other target prompts: the problems are told, or each answer is sampled from a seed that its question gives."""
+        """Other target prompts: the problems are told, or each answer sampled from a seed that its question gives."""
         again = zip(prompts, requests, answers, problems, strict=True)
         asked = [self.instructions.ask_again(*its) for its in again]
         chats = [[_user({"type": "text", "text": text})] for text in asked]

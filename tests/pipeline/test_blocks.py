@@ -1,7 +1,6 @@
 """How many blocks a stream holds."""
 
 import pytest
-
 from ray.data.context import DEFAULT_TARGET_MAX_BLOCK_SIZE, MAX_SAFE_BLOCK_SIZE_FACTOR
 
 from pipeline.blocks import (
@@ -67,7 +66,8 @@ def test_blocks_hold_no_more_sources_than_ray_leaves_uncut_or_one_batch() -> Non
         DEFAULT_TARGET_MAX_BLOCK_SIZE,
         MAX_SAFE_BLOCK_SIZE_FACTOR * DEFAULT_TARGET_MAX_BLOCK_SIZE,
     )
-    assert [fitted(0, side * side).block_rows for side in (512, 1024, 1280, 1536, 2048, 4096)] == [64, 64, 32, 16, 16, 16]
+    sides = (512, 1024, 1280, 1536, 2048, 4096)
+    assert [fitted(0, side * side).block_rows for side in sides] == [64, 64, 32, 16, 16, 16]
     assert fitted(0, 2048 * 2048, batch=6).block_rows == 12
     assert fitted(64e9, 2048 * 2048).block_rows == 16, "though the store holds more"
     bucketed = fitted(0, 2048 * 2048, aspect_buckets=True)

@@ -95,9 +95,7 @@ def test_texts_are_made_for_the_few_that_are_told(tmp_path: Path, monkeypatch: p
     assert len(told) <= 3 * 5
 
 
-def test_images_are_read_some_rows_at_a_time_and_all_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_read_some_rows_at_a_time_and_all_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "_IMAGES", 2)
     job = start_job(str(tmp_path), 1, edits=[{**SMILE, "strengths": [1, 2, 3, 4, 5]}])
     job.write(job.samples)
