@@ -52,6 +52,10 @@ class ClockedEditor:
         """The editor's own count."""
         return self.edit.evaluations
 
+    def check_prompt(self, prompt: str) -> None:
+        """The editor's own check."""
+        self.edit.check_prompt(prompt)
+
     def __call__(self, *arguments: Any) -> Iterator[Any]:
         clock.note("edit-begins")
         yield from self.edit(*arguments)

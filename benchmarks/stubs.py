@@ -28,8 +28,10 @@ class StubCaptioner:
     def rewrite(self, prompts: Sequence[str], requests: Sequence[str]) -> list[str]:
         return [f"{prompt}, edited" for prompt in prompts]
 
-    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
-        return answer
+    def rewrite_again(
+        self, prompts: Sequence[str], requests: Sequence[str], answers: Sequence[str], problems: Sequence[str]
+    ) -> list[str]:
+        return list(answers)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class StubEditor:
 
     seconds: float
     evaluations: int = 0
+
+    def check_prompt(self, prompt: str) -> None:
+        """None is too long."""
 
     def __call__(
         self,

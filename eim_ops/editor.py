@@ -37,6 +37,10 @@ class Editor:
         """Make the shared direction in `folder`, named by its id, known to tasks. Raises DirectionError."""
         self._shared[folder.name] = load_direction(folder, self._backbone).direction.image
 
+    def check_prompt(self, prompt: str) -> None:
+        """Raises PromptTooLongError for a prompt that the model would cut; costs no evaluation."""
+        self._backbone.check_prompt(prompt)
+
     def __call__(
         self, images: Sequence[np.ndarray], source_prompts: Sequence[str], tasks: Sequence[Sequence[EditTask]],
         seeds: Sequence[int], batch: int,

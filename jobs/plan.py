@@ -62,9 +62,7 @@ def run(
     except (StorageError, PermissionError, ModelError) as error:
         refuse(error)
     if k8s:
-        account = told.account
-        each = -(-account.asked // account.images)
-        print(kustomize_component(worker_groups(told.plan, cluster, told.facts.most_pixels, each)), end="")
+        print(kustomize_component(worker_groups(told.plan, cluster, told.blocks)), end="")
     elif as_json:
         print(json.dumps(dataclasses.asdict(told)))
     else:

@@ -16,7 +16,7 @@ from eim_ops.captioning.base import Refused
 from pipeline.asked import edits_from_json
 from pipeline.attempts import Attempts
 from pipeline.caption_cache import CaptionCache
-from pipeline.captioner_spec import VllmSpec, captioner_name
+from pipeline.captioner_spec import captioner_name, questions_at_once
 from pipeline.captions import CaptionWriter
 from pipeline.device import free_memory, is_out_of_memory, leave_if_lost
 from pipeline.loading import load_model, usable
@@ -50,8 +50,7 @@ class CaptionStage:
         self._threads = pool.threads
         self._progress, self._attempts = progress, attempts
         self._recipe, self._cache = recipe, cache
-        spec = recipe.captioner
-        self._batch = spec.questions if isinstance(spec, VllmSpec) else recipe.batch
+        self._batch = questions_at_once(recipe.captioner, recipe.batch)
         self._loaded = load_model(
             "captioner",
             captioner_name(recipe.captioner),
@@ -118,6 +117,10 @@ class EditStage(ModelStage):
     def cells(self, row: Row) -> list[tuple[Row, Any]]:
         """The results that have no error, each with its task."""
         return _edit_tasks(row, self._shared)
+
+    def prompts(self, asked: Any) -> Sequence[str]:
+        """The targets of the task."""
+        return asked.target_prompts
 
     def fill(self, work: Sequence[ImageWork]) -> None:
         """All edits of all images in one call."""

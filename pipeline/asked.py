@@ -109,20 +109,6 @@ def asked_edits(row: Mapping[str, Any], recipe_edits: Sequence[EditSpec]) -> lis
     return list(asked.values()) or [UNKNOWN]
 
 
-def asked_by_row(
-    rows: Iterable[Mapping[str, Any]], recipe_edits: Sequence[EditSpec]
-) -> list[tuple[Mapping[str, Any], list[AskedEdit]]]:
-    """Each row with its edits, every (sample, edit) once: a later row of the same image brings only what is new."""
-    seen: set[tuple[str, str]] = set()
-    result = []
-    for row in rows:
-        fresh = [edit for edit in asked_edits(row, recipe_edits) if (row["sample_id"], edit.edit_id) not in seen]
-        seen.update((row["sample_id"], edit.edit_id) for edit in fresh)
-        if fresh:
-            result.append((row, fresh))
-    return result
-
-
 def edits_to_json(edits: Sequence[AskedEdit]) -> str:
     """For the travel between stages."""
     return _asked.dump_json(list(edits)).decode()

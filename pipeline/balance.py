@@ -60,13 +60,6 @@ class Balance:
         """How far what an edit brings is from being wanted: the least comes first."""
         return sum((2 * counts[value] + 1) / self.shares[value] for value in values) / len(values)
 
-    def distance(self, counts: Mapping[Value, int]) -> float:
-        """Pearson's chi-square of the counts against the shares, over their total; 0: as wanted."""
-        total = sum(counts[value] for value in self.shares)
-        if not total:
-            return 0.0
-        return sum((counts[value] / total - share) ** 2 / share for value, share in self.shares.items())
-
 
 def counted(ledger: Ledger, buckets: Iterable[str], balance: Balance, sources: bool) -> Counter[Value]:
     """How often each value is there, bucket by bucket; with `sources`, also in the prompts of the sources edited."""

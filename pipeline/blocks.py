@@ -15,6 +15,8 @@ _STORE_SHARE = 0.5
 """Of the object store, that Ray gives the blocks of a stream."""
 _MOST_BLOCK_BYTES = 128 * 2**20
 """Ray cuts what a stage makes into blocks of about so much, but no row."""
+_UNCUT_BYTES = _MOST_BLOCK_BYTES * 3 // 2
+"""Up to so much it leaves a block whole."""
 _CHANNELS = 3
 _SLACK = 1e-6
 
@@ -55,6 +57,11 @@ class BlockMemory:
         """Bytes of all."""
         return self.sources * self.source_bytes + self.edited * self.edited_bytes
 
+    @property
+    def store(self) -> float:
+        """Bytes of an object store in which they have room."""
+        return self.total / _STORE_SHARE
+
     def __str__(self) -> str:
         terms = f"{self.sources} blocks of sources x {_mb(self.source_bytes)}"
         return f"{terms} + {self.edited} of edits x {_mb(self.edited_bytes)} = {_mb(self.total)}"
@@ -74,6 +81,19 @@ def block_memory(plan: Plan, cluster: Cluster, pixels: int, edits_per_image: int
     )
 
 
+def stored_blocks(plan: Plan, rows: int, pixels: int, edits_per_image: int) -> int:
+    """Blocks in which so many rows are written, at most: Ray cuts those of sources, and again those of edits."""
+    image = _CHANNELS * pixels
+    of_edits = max(1, _MOST_BLOCK_BYTES // (image * (1 + edits_per_image)))
+
+    def cut(count: int) -> int:
+        pieces = -(-count * image // _MOST_BLOCK_BYTES)
+        return -(-count // of_edits) + pieces - 1 if count else 0
+
+    whole, rest = divmod(rows, plan.block_rows)
+    return whole * cut(plan.block_rows) + cut(rest)
+
+
 def plan_run(recipe: Recipe, cluster: Cluster, account: Account, pixels: int) -> Plan:
     """What a run does with a cluster: pools for the images that are left (where none are, for all), and blocks that the
     object store holds. Raises PlacementError where either cannot fit."""
@@ -83,17 +103,19 @@ def plan_run(recipe: Recipe, cluster: Cluster, account: Account, pixels: int) ->
 
 
 def fit_blocks(plan: Plan, recipe: Recipe, cluster: Cluster, pixels: int, edits_per_image: int) -> Plan:
-    """The plan with blocks of as many whole batches, up to its own, as the object store holds.
+    """The plan with blocks of as many whole batches, up to its own, as Ray leaves uncut and the object store holds.
 
-    Blocks of one batch may take all of it, where Ray keeps stages waiting; where they need more, PlacementError tells
-    the arithmetic. A store whose size is not known leaves the plan as it is.
+    A block that is cut runs as whole batches and a padded rest. Aspect buckets fill their batches from all of a block,
+    and would lose more by smaller ones. Blocks of one batch may take all of the object store, where Ray keeps stages
+    waiting; where they need more, PlacementError tells the arithmetic. A store whose size is not known holds all.
     """
-    if not cluster.object_store:
-        return plan
+    uncut = plan.block_rows if recipe.aspect_buckets else _UNCUT_BYTES // (_CHANNELS * pixels)
     for rows in range(plan.block_rows, 0, -recipe.batch):
         smaller = replace(plan, block_rows=rows, unit_rows=min(plan.unit_rows, rows))
+        if rows > uncut and rows > recipe.batch:
+            continue
         memory = block_memory(smaller, cluster, pixels, edits_per_image)
-        if memory.total <= _STORE_SHARE * cluster.object_store:
+        if not cluster.object_store or memory.store <= cluster.object_store:
             return smaller
     if memory.total <= cluster.object_store:
         return smaller

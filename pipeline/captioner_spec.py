@@ -141,6 +141,16 @@ KIND_KEYS = {kind: list(spec.model_fields) for kind, spec in _KINDS.items()}
 _Given = str | ModelSpec | VllmSpec | HttpSpec | TemplateSpec
 
 
+def questions_at_once(spec: _Given, batch: int) -> int:
+    """How many questions a captioner is asked in one call: what its engine or its endpoint takes at once, else `batch`.
+
+    An endpoint is asked `batch` at least: the captioner itself holds its bound, and never idles between two calls.
+    """
+    if isinstance(spec, VllmSpec):
+        return spec.questions
+    return max(batch, spec.concurrency) if isinstance(spec, HttpSpec) else batch
+
+
 def captioner_name(spec: _Given) -> str:
     """As rows name it."""
     return spec if isinstance(spec, str) else spec.kind if isinstance(spec, TemplateSpec) else spec.model

@@ -1,7 +1,7 @@
 """Where the prompts of a row come from: the row itself, a template, the cache, or the captioner; and their check."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eim_ops.captioning.minimal_pair import MAX_CHANGED_WORDS, check_minimal_pair
@@ -93,19 +93,26 @@ class CaptionWriter:
         def rewrite(chunk: Sequence[Request]) -> list[str]:
             return captioner.rewrite([prompt for prompt, _ in chunk], [request for _, request in chunk])
 
-        answers = self._each(rewrite, pairs)
-        return {pair: self._mended(captioner, pair, answer) for pair, answer in zip(pairs, answers, strict=True)}
+        answers = dict(zip(pairs, self._each(rewrite, pairs), strict=True))
+        return {**answers, **self._mended(captioner, answers)}
 
-    def _mended(self, captioner: "Captioner", pair: Request, answer: Prompt) -> Prompt:
-        """The answer where it is a minimal pair with its source, else another one, else why not."""
-        source, request = pair
-        problem = None if isinstance(answer, Exception) else self._problem(source, answer)
-        if isinstance(answer, Exception) or problem is None:
-            return answer
-        (second,) = self._each(lambda _: [captioner.rewrite_again(source, request, answer, str(problem))], [pair])
-        if isinstance(second, Exception):
-            return second
-        return self._problem(source, second) or second
+    def _mended(self, captioner: "Captioner", answers: Mapping[Request, Prompt]) -> dict[Request, Prompt]:
+        """Of the answers that are no minimal pairs with their sources: other ones, else why not."""
+        given = {pair: answer for pair, answer in answers.items() if isinstance(answer, str)}
+        problems = {pair: self._problem(pair[0], answer) for pair, answer in given.items()}
+        refused = [(pair, given[pair], str(problem)) for pair, problem in problems.items() if problem is not None]
+
+        def rewrite_again(chunk: Sequence[tuple[Request, str, str]]) -> list[str]:
+            sources, requests = [pair[0] for pair, _, _ in chunk], [pair[1] for pair, _, _ in chunk]
+            return captioner.rewrite_again(
+                sources, requests, [answer for _, answer, _ in chunk], [problem for _, _, problem in chunk]
+            )
+
+        seconds = self._each(rewrite_again, refused)
+        return {
+            pair: second if isinstance(second, Exception) else self._problem(pair[0], second) or second
+            for (pair, _, _), second in zip(refused, seconds, strict=True)
+        }
 
     def _problem(self, source: str, target: str) -> NotMinimalPair | None:
         try:

@@ -115,16 +115,13 @@ class Storage:
 
 def storage_of(
     work: Workload,
-    failures: int,
     rates: Rates | None,
     pixels: int | None,
-    block_rows: int,
+    blocks: int,
     buckets: int,
     captioned: bool,
 ) -> Storage:
-    """What this work stores: `failures` rows that are known to fail, images of at most `pixels` pixels, `buckets` with
-    work."""
-    blocks = -(-(work.images + failures) // block_rows)
+    """What this work stores, written in so many `blocks`: images of at most `pixels` pixels, `buckets` with work."""
     # Rows come bucket after bucket, so each write task touches few of them: one more for each border between two.
     parts = blocks + max(0, buckets - 1) if blocks else 0
     known = rates.image_bytes.scaled(work.edits) if rates is not None and rates.image_bytes is not None else None

@@ -15,7 +15,7 @@ from pipeline.ask import Ask
 from pipeline.attempts import Attempts
 from pipeline.blocks import IN_FLIGHT, most_waiting, plan_run
 from pipeline.caption_cache import CaptionCache
-from pipeline.captioner_spec import VllmSpec, captioner_name
+from pipeline.captioner_spec import captioner_name
 from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries
 from pipeline.fit import Fit
 from pipeline.identity import fingerprint
@@ -23,7 +23,7 @@ from pipeline.ledger import Account, Ledger, check_settings, open_run
 from pipeline.loading import ModelError
 from pipeline.manifest import Manifest, check_apart, prepare_manifest
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
-from pipeline.placement import Plan, PoolPlan
+from pipeline.placement import Plan, PoolPlan, caption_rows
 from pipeline.progress import Counts, Progress, TooManyFailures, shown, too_many
 from pipeline.queues import bound_queues
 from pipeline.recipe import Recipe
@@ -197,8 +197,6 @@ def _stream(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, fa
     facts = RunFacts(name, recipe.model, *revisions, run.partition)
     stage_arguments = {"operations": run.operations, "recipe": recipe, "progress": progress, "attempts": attempts}
     caption_arguments = {**stage_arguments, "cache": _caption_cache(run)}
-    # vLLM batches by itself, over as many questions as it is given.
-    captioned = max(plan.block_rows, recipe.batch) if isinstance(recipe.captioner, VllmSpec) else recipe.batch
     groups = [{"buckets": list(group)} for group in run.manifest.groups(GROUP_ROWS)]
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
     read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
@@ -213,7 +211,7 @@ def _stream(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, fa
         .map_batches(LoadRows(run.fit, recipe.seed, progress, attempts), **whole_blocks)
     )
     for stage, pool in plan.pools.items():
-        unit = captioned if stage == "caption" else plan.unit_rows
+        unit = caption_rows(plan, recipe) if stage == "caption" else plan.unit_rows
         rows = rows.map_batches(stages[stage], **_pool(pool, arguments[stage], unit, again))
     written = rows.map_batches(ScoreAndEncode(progress, attempts, recipe.output_size), **whole_blocks).map_batches(
         sink, **whole_blocks

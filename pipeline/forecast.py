@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import dataclass, replace
 
 from eim_ops.cost import Costs, costs
-from pipeline.blocks import BlockMemory, block_memory, plan_run
+from pipeline.blocks import BlockMemory, block_memory, plan_run, stored_blocks
 from pipeline.captioner_spec import GIVEN_PROMPTS, TemplateSpec
 from pipeline.estimate import Rates, Storage, Time, storage_of, time_of
 from pipeline.identity import fingerprint
@@ -63,6 +63,8 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
         elif run is not None:
             rates = recorded_rates(ledger.store, name, buckets_of(run))
     prices = costs_of(recipe)
+    known_to_fail = account.left - account.work.edits
+    each = facts.most_pixels, account.edits_per_image
     return Forecast(
         account=account,
         costs=prices,
@@ -70,15 +72,14 @@ def forecast(recipe: Recipe, operations: Operations, cluster: Cluster, calibrate
         with_padding=account.work.padded(recipe.batch).evaluations(prices),
         cluster=cluster,
         plan=plan,
-        blocks=block_memory(plan, cluster, facts.most_pixels, account.edits_per_image),
+        blocks=block_memory(plan, cluster, *each),
         rates=rates,
         time=None if rates is None else time_of(account.work, prices, rates, plan, recipe.batch),
         storage=storage_of(
             account.work,
-            account.left - account.work.edits,
             rates,
             None if recipe.output_size == "source" else facts.most_pixels,
-            plan.block_rows,
+            stored_blocks(plan, account.work.images + known_to_fail, *each),
             min(len(manifest.rows), account.left),
             not (recipe.captioner == GIVEN_PROMPTS or isinstance(recipe.captioner, TemplateSpec)),
         ),

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from functools import cache
 
+from pipeline.blocks import plan_run
 from pipeline.calibration import measured_rates, recorded_rates
 from pipeline.estimate import Workload, time_of
 from pipeline.forecast import costs_of
-from pipeline.ledger import buckets_of
+from pipeline.ledger import Ledger, buckets_of
 from pipeline.manifest import Manifest
 from pipeline.operations import Operations
-from pipeline.placement import Cluster, plan_placement
+from pipeline.placement import Cluster
 from pipeline.recipe import Recipe, RecipeError
 from pipeline.runs import Run
+from pipeline.storage import open_store
 
 _KEY = "augment.budget.gpu_hours"
 
@@ -33,14 +35,14 @@ def gpu_hours_of(
 
     @cache
     def arithmetic() -> Callable[[Workload], float]:
-        each = sum(len(edit.strengths) for edit in recipe.edits)
-        plan = plan_placement(recipe, find_cluster(), listing.total, max(1, each))
+        ledger = Ledger(run.store if run else open_store(recipe.output), name)
+        facts, account = operations.facts(recipe), ledger.account(listing, recipe.edits)
+        plan = plan_run(recipe, find_cluster(), account, facts.most_pixels)
         if not any(pool.num_gpus for pool in plan.pools.values()):
             raise RecipeError(f"{_KEY}: no GPU works for this recipe here; give images or edits")
         rates = recorded_rates(run.store, name, buckets_of(run)) if run else None
         if rates is None and calibrate:
-            sizes = operations.facts(recipe).sizes
-            rates = measured_rates(recipe, operations, sizes, listing, plan, calibrate)
+            rates = measured_rates(recipe, operations, facts.sizes, listing, plan, calibrate)
         if rates is None:
             raise RecipeError(
                 f"{_KEY}: how long an edit takes is not known, since {recipe.output} holds none of these settings; "

@@ -9,17 +9,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.blocks import BlockMemory
 from pipeline.placement import Cluster, PlacementError, Plan
 
-GROUPS = ("cpu", "caption", "edit")
-"""In the order of the base's `workerGroupSpecs`."""
 _GPUS_FOR_A_CPU_WORKER = 4
 _LEAST_WORKERS, _MOST_CPUS = 2, 16
 """Without GPUs: one worker's loss must not end the run, and larger machines are divided."""
 _STORE_SHARE = 0.3
 """Of a worker's memory, that Ray's object store takes."""
-_MORE_BLOCKS = 4
-"""In flight at a worker, besides one for each CPU."""
 _PROCESS_BYTES = 2**30
 """Of a worker process with torch, without weights."""
 
@@ -36,8 +33,9 @@ class Group:
     gpus: int
 
 
-def worker_groups(plan: Plan, cluster: Cluster, pixels: int, edits_per_image: int) -> tuple[Group, ...]:
-    """The groups of a cluster on which `plan` was made, for images of so many pixels.
+def worker_groups(plan: Plan, cluster: Cluster, blocks: BlockMemory) -> tuple[Group, ...]:
+    """The groups of a cluster on which `plan` was made, in the order of the base's `workerGroupSpecs`; together they
+    have room for these blocks.
 
     Raises PlacementError where its GPUs are not whole.
     """
@@ -56,7 +54,7 @@ def worker_groups(plan: Plan, cluster: Cluster, pixels: int, edits_per_image: in
     cpus = int(cluster.cpus // workers)
     if cpus < 1:
         raise PlacementError(f"--cpus: {cluster.cpus:g} are fewer than the {workers} workers; give more")
-    memory = _memory_gib(cpus, plan.block_rows * max(1, edits_per_image) * 3 * pixels)
+    memory = _memory_gib(cpus, blocks.store / workers)
     return (
         Group("cpu", tasks, max(tasks, _GPUS_FOR_A_CPU_WORKER, gpus), cpus, memory, 0),
         Group("caption", captions, captions, cpus, memory, 1),
@@ -64,11 +62,10 @@ def worker_groups(plan: Plan, cluster: Cluster, pixels: int, edits_per_image: in
     )
 
 
-def _memory_gib(cpus: int, block_bytes: int) -> int:
-    """The store must hold the blocks in flight, and what it leaves, a process for each CPU."""
-    store = (cpus + _MORE_BLOCKS) * block_bytes / _STORE_SHARE
+def _memory_gib(cpus: int, store: float) -> int:
+    """Memory whose object store has so many bytes, and what that leaves, a process for each CPU."""
     processes = cpus * _PROCESS_BYTES / (1 - _STORE_SHARE)
-    return math.ceil(max(store, processes) / 2**30)
+    return math.ceil(max(store / _STORE_SHARE, processes) / 2**30)
 
 
 def kustomize_component(groups: tuple[Group, ...]) -> str:

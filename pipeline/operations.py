@@ -31,6 +31,10 @@ class Editor(Protocol):
         """Make a shared direction known to tasks by the folder's name."""
         ...
 
+    def check_prompt(self, prompt: str) -> None:
+        """Raises ValueError for a prompt that the model would cut; costs no evaluation."""
+        ...
+
     def __call__(
         self,
         images: Sequence[np.ndarray],

@@ -8,7 +8,7 @@ nothing and asks no cluster.
 from dataclasses import dataclass
 
 from eim_ops.cost import costs
-from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec, VllmSpec
+from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec, VllmSpec, questions_at_once
 from pipeline.recipe import Pool, Recipe
 
 _TASK_SHARE = 0.25
@@ -100,6 +100,12 @@ def plan_placement(recipe: Recipe, cluster: Cluster, images: int, edits_per_imag
         # A minute for every edit of a block: slow is no stall.
         no_progress_seconds=max(1800, 60 * block_rows * edits_per_image),
     )
+
+
+def caption_rows(plan: Plan, recipe: Recipe) -> int:
+    """What a captioning actor takes at a time: a batch, or a block where it asks more questions than that at once."""
+    more = questions_at_once(recipe.captioner, recipe.batch) > recipe.batch
+    return max(plan.block_rows, recipe.batch) if more else recipe.batch
 
 
 def _block_rows(batch: int, images: int, edits_per_image: int, bucketed_actors: int | None = None) -> int:

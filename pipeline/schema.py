@@ -82,7 +82,7 @@ FAILURES = pa.schema(
         ("attribute", pa.string()),
         ("target", pa.string()),
         ("strength", pa.float64()),
-        ("stage", pa.string()),  # prepare, load, caption, encode, identify, edit or score
+        ("stage", pa.string()),  # prepare, load, caption, encode, identify, edit, score or write
         ("error_type", pa.string()),
         ("message", pa.string()),
         ("attempts", pa.int32()),

@@ -95,7 +95,7 @@ class EditSink:
             result = results.get(asked.edit_id)
             if row["error_stage"] is not None:
                 failures.append(self._failure(row, asked, row["error_stage"], row["error_type"], row["error_message"]))
-            elif result is None:
+            elif result is None or (result["image"] is None and result["error_stage"] is None):
                 failures.append(self._failure(row, asked, "edit", "MissingResult", "the editor gave no image"))
             elif result["error_stage"] is not None:
                 stage, kind, message = (result[key] for key in ("error_stage", "error_type", "error_message"))

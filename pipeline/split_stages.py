@@ -22,6 +22,10 @@ class EncodeStage(ModelStage):
         """The row itself, where it has an edit to be made."""
         return [(row, None)] if any(result["error_stage"] is None for result in row["results"]) else []
 
+    def prompts(self, asked: Any) -> Sequence[str]:
+        """None."""
+        return ()
+
     def fill(self, work: Sequence[ImageWork]) -> None:
         """All images in one call."""
         rows = [row for row, _ in work]
@@ -41,6 +45,10 @@ class IdentifyStage(ModelStage):
     def cells(self, row: Row) -> list[tuple[Row, Any]]:
         """One for each prompt, made here."""
         return [] if row["encoded"] is None else self.halves_of(row)
+
+    def prompts(self, asked: Any) -> Sequence[str]:
+        """The cell's own."""
+        return (asked,)
 
     def halves_of(self, row: Row) -> list[tuple[Row, Any]]:
         """The empty cells of a row."""

@@ -1,19 +1,21 @@
 """Does storage hold what was asked for? Read-only, bucket by bucket, so that memory holds one bucket at a time."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.ask import read_asks
-from pipeline.asked import AskedEdit, asked_by_row
+from pipeline.asked_keys import AskedKeys, asked_keys, joined_keys
 from pipeline.edit_spec import EditSpec
 from pipeline.identity import fingerprint, sha256_bytes
 from pipeline.images import ImagesOf, stored_images
-from pipeline.ledger import Key, View, buckets_of, keys_of, read_raw
+from pipeline.ledger import View, buckets_of, read_raw
 from pipeline.manifest import Manifest, open_manifest, prepare_manifest
 from pipeline.operations import Operations, pixel_settings
 from pipeline.processes import in_processes
@@ -32,6 +34,9 @@ PROBLEMS = {
 """What can be wrong with a row, and what to tell of it."""
 
 _EXAMPLES = 5
+_IMAGES = 10_000
+"""Rows of the view whose images are read at a time."""
+_NO_KEYS = pa.array([], pa.string())
 _EDITS = ("sample_id", "edit_id", "fingerprint", "image_uri", "image_sha256")
 _FAILURES = ("sample_id", "edit_id", "fingerprint", "attempts", "stage", "error_type", "message")
 
@@ -93,10 +98,28 @@ class _Asked:
     manifest: Manifest
     edits: Sequence[EditSpec]
 
-    def rows(self, bucket: str) -> list[tuple[Row, list[AskedEdit]]]:
-        """The bucket's rows with their edits; raises StorageError when the listing is not whole."""
-        rows = self.manifest.read(bucket) if bucket in self.manifest.rows else []
-        return asked_by_row(rows, self.edits)
+    def wanted(self, bucket: str) -> "_Wanted":
+        """What the rows of a bucket ask for; raises StorageError when the listing is not whole."""
+        asked = asked_keys(self.manifest.table(bucket), self.edits)
+        return _Wanted(self.name, asked, asked.keys())
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a record asks for in a bucket; keys: a text of each (sample, edit)."""
+
+    name: str
+    asked: AskedKeys
+    keys: pa.Array
+
+    def told(self, key: str) -> str | None:
+        """What is asked under a key; None: nothing."""
+        place = pc.index(self.keys, key).as_py()
+        if place < 0:
+            return None
+        edit = self.asked.edits[self.asked.edit[place]]
+        uri = self.asked.rows["uri"][int(self.asked.row[place])].as_py()
+        return f"{edit.attribute} -> {edit.target} at {edit.strength:g} of {uri}, asked by {self.name}"
 
 
 def verify_output(uri: str) -> list[RunCheck]:
@@ -166,36 +189,33 @@ def _check_bucket(store: Store, asked: Sequence[_Asked], images_of: ImagesOf, bu
     orphans = sum(store.uri(image.key) not in named for image in images)
     check = Check(orphans=orphans)
     for name in sorted(views.keys() | {ask.fingerprint for ask in asked}):
-        its_asks = [ask for ask in asked if ask.fingerprint == name]
-        check += _check_view(store, views.get(name), _wanted(its_asks, bucket))
+        wanted = [ask.wanted(bucket) for ask in asked if ask.fingerprint == name and bucket in ask.manifest.rows]
+        check += _check_view(store, views.get(name), wanted)
     return check
 
 
-def _wanted(asked: Iterable[_Asked], bucket: str) -> dict[Key, str]:
-    """Every (sample, edit) that is asked for in a bucket, and how to tell of it."""
-    wanted: dict[Key, str] = {}
-    for ask in asked:
-        for row, edits in ask.rows(bucket):
-            for edit in edits:
-                text = f"{edit.attribute} -> {edit.target} at {edit.strength:g} of {row['uri']}, asked by {ask.name}"
-                wanted.setdefault((row["sample_id"], edit.edit_id), text)
-    return wanted
-
-
-def _check_view(store: Store, view: View | None, wanted: Mapping[Key, str]) -> Check:
+def _check_view(store: Store, view: View | None, wanted: Sequence[_Wanted]) -> Check:
+    keys = pc.unique(pa.concat_arrays([_NO_KEYS, *(its.keys for its in wanted)]))
+    tables = () if view is None else (view.edits, view.failures)
+    there = pa.concat_arrays([_NO_KEYS, *(joined_keys(table["sample_id"], table["edit_id"]) for table in tables)])
+    check = Check(asked=len(keys))
+    check += _found("missing", _without(keys, there), lambda key: f"{_named(key)} {_told(wanted, key)}")
+    check += _found("unasked", _without(pc.unique(there), keys), _named)
+    check += _found("doubled", _second_ones(there), _named)
     if view is None:
-        return _found("missing", (_named(key, wanted[key]) for key in sorted(wanted))) + Check(asked=len(wanted))
-    keys = [*keys_of(view.edits), *keys_of(view.failures)]
-    there = set(keys)
-    check = Check(asked=len(wanted), edits=len(view.edits), failures=len(view.failures), repeats=view.repeats)
-    check += _found("missing", (_named(key, wanted[key]) for key in sorted(wanted.keys() - there)))
-    check += _found("unasked", map(_named, sorted(there - wanted.keys())))
-    check += _found("doubled", map(_named, _second_ones(keys)))
-    rows = view.edits.to_pylist()
-    images = in_threads(lambda row: _check_image(store, row), rows)
+        return check
+    check += Check(edits=len(view.edits), failures=len(view.failures), repeats=view.repeats)
+    for start in range(0, len(view.edits), _IMAGES):
+        check += _check_images(store, view.edits.slice(start, _IMAGES).to_pylist())
+    return check
+
+
+def _check_images(store: Store, rows: Sequence[Row]) -> Check:
+    check, images = Check(), in_threads(lambda row: _check_image(store, row), rows)
     for kind in ("absent", "altered", "outside"):
         bad = [row for row, (problem, _) in zip(rows, images, strict=True) if problem == kind]
-        check += _found(kind, (_named((row["sample_id"], row["edit_id"]), row["image_uri"]) for row in bad))
+        texts = tuple(f"{row['sample_id']} {row['edit_id']} {row['image_uri']}" for row in bad[:_EXAMPLES])
+        check += Check(**{kind: len(bad)}, examples={kind: texts} if texts else {})
     return check + Check(bytes_read=sum(size for _, size in images))
 
 
@@ -211,18 +231,27 @@ def _check_image(store: Store, row: Row) -> tuple[str | None, int]:
     return (None if sha256_bytes(data) == row["image_sha256"] else "altered"), len(data)
 
 
-def _second_ones(keys: Iterable[Key]) -> Iterator[Key]:
-    seen: set[Key] = set()
-    for key in keys:
-        if key in seen:
-            yield key
-        seen.add(key)
+def _without(keys: pa.Array, others: pa.Array) -> pa.Array:
+    return keys.filter(pc.invert(pc.is_in(keys, value_set=others)))
 
 
-def _named(key: Key, text: str = "") -> str:
-    return " ".join([*key, text]).rstrip()
+def _second_ones(keys: pa.Array) -> pa.Array:
+    """What is there more than once, as often as it is too many."""
+    counted = keys.value_counts()
+    more = counted.filter(pc.greater(counted.field("counts"), 1))
+    times = more.field("counts").to_numpy(zero_copy_only=False) - 1
+    return more.field("values").take(pa.array(np.repeat(np.arange(len(more)), times)))
 
 
-def _found(kind: str, texts: Iterable[str]) -> Check:
-    all_texts = list(texts)
-    return Check(**{kind: len(all_texts)}, examples={kind: tuple(all_texts[:_EXAMPLES])} if all_texts else {})
+def _named(key: str) -> str:
+    return key.replace("/", " ")
+
+
+def _told(wanted: Sequence[_Wanted], key: str) -> str:
+    return next(text for its in wanted if (text := its.told(key)) is not None)
+
+
+def _found(kind: str, keys: pa.Array, tell: Callable[[str], str]) -> Check:
+    """So many of a problem; only the first few are told."""
+    first = keys.take(pc.array_sort_indices(keys).slice(0, _EXAMPLES)).to_pylist()
+    return Check(**{kind: len(keys)}, examples={kind: tuple(map(tell, first))} if first else {})

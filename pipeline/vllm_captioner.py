@@ -58,10 +58,12 @@ class VllmCaptioner:
         asked = [self.instructions.ask_rewrite(*pair) for pair in zip(prompts, requests, strict=True)]
         return self._answers([self._question({"type": "text", "text": text}) for text in asked])
 
-    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
-        """Another target prompt: the model is told the problem."""
-        text = self.instructions.ask_again(prompt, request, answer, problem)
-        return self._answers([self._question({"type": "text", "text": text})])[0]
+    def rewrite_again(
+        self, prompts: Sequence[str], requests: Sequence[str], answers: Sequence[str], problems: Sequence[str]
+    ) -> list[str]:
+        """Other target prompts: the model is told the problems."""
+        asked = [self.instructions.ask_again(*its) for its in zip(prompts, requests, answers, problems, strict=True)]
+        return self._answers([self._question({"type": "text", "text": text}) for text in asked])
 
     def _question(self, *content: Mapping[str, Any]) -> Row:
         sampling: Row = {"temperature": 0.0, "seed": 0, "max_tokens": self.max_tokens}

@@ -34,19 +34,27 @@ class FakeCaptioner:
             f"{prompt}, {request.removeprefix('change to ')}" for prompt, request in zip(prompts, requests, strict=True)
         ]
 
-    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
-        return f"{prompt}, again" if "mend" in request else answer
+    def rewrite_again(
+        self, prompts: Sequence[str], requests: Sequence[str], answers: Sequence[str], problems: Sequence[str]
+    ) -> list[str]:
+        again = zip(prompts, requests, answers, strict=True)
+        return [f"{prompt}, again" if "mend" in request else answer for prompt, request, answer in again]
 
 
 @dataclass(frozen=True)
 class FakeEditor:
-    """Brightens by 10 x strength; strength 13 is an error, 14 is not finite; `seconds` for each edit."""
+    """Brightens by 10 x strength; strength 13 is an error, 14 is not finite, a prompt with the word `overlong` is
+    refused; `seconds` for each edit."""
 
     seconds: float = 0.0
     evaluations: int = 0
 
     def take_shared(self, folder: Path) -> None:
         """The pixels do not depend on it."""
+
+    def check_prompt(self, prompt: str) -> None:
+        if "overlong" in prompt:
+            raise ValueError("the prompt is too long")
 
     def encode(
         self, images: Sequence[np.ndarray], source_prompts: Sequence[str], seeds: Sequence[int], batch: int

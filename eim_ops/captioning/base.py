@@ -15,7 +15,7 @@ class Refused(ValueError):
 
 
 class Captioner(Protocol):
-    """Writes prompts. The first two calls are batched; row i of the answer belongs to row i of the input.
+    """Writes prompts. All calls are batched; row i of the answer belongs to row i of the input.
 
     They raise Refused where some rows have no answer.
     """
@@ -38,8 +38,11 @@ class Captioner(Protocol):
         """The target prompt of each (source prompt, edit request): the same text but for the edit."""
         ...
 
-    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
-        """Another target prompt, where `answer` was refused because of `problem`; equal calls answer equally."""
+    def rewrite_again(
+        self, prompts: Sequence[str], requests: Sequence[str], answers: Sequence[str], problems: Sequence[str]
+    ) -> list[str]:
+        """Other target prompts, where these answers were refused because of these problems; equal rows are answered
+        equally."""
         ...
 
 

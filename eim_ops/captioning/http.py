@@ -76,10 +76,12 @@ class HttpCaptioner:
         pairs = zip(prompts, requests, strict=True)
         return self._answers([[{"type": "text", "text": self.instructions.ask_rewrite(*pair)}] for pair in pairs])
 
-    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
-        """Another target prompt: the model is told the problem."""
-        text = self.instructions.ask_again(prompt, request, answer, problem)
-        return self._answers([[{"type": "text", "text": text}]])[0]
+    def rewrite_again(
+        self, prompts: Sequence[str], requests: Sequence[str], answers: Sequence[str], problems: Sequence[str]
+    ) -> list[str]:
+        """Other target prompts: the model is told the problems."""
+        again = zip(prompts, requests, answers, problems, strict=True)
+        return self._answers([[{"type": "text", "text": self.instructions.ask_again(*its)}] for its in again])
 
     def _answers(self, contents: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
         _ = self._limiter, self._loop, self._client  # here, and not by each thread for itself

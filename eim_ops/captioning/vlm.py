@@ -45,11 +45,17 @@ class VlmCaptioner:
         asked = [self.instructions.ask_rewrite(*pair) for pair in zip(prompts, requests, strict=True)]
         return all_or_refused(self._answer([[_user({"type": "text", "text": text})] for text in asked]))
 
-    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
-        """Another target prompt: the problem is told, or the answer sampled from a seed that the question gives."""
-        text = self.instructions.ask_again(prompt, request, answer, problem)
-        seed = None if self.instructions.retry else int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
-        return all_or_refused(self._answer([[_user({"type": "text", "text": text})]], seed))[0]
+    def rewrite_again(
+        self, prompts: Sequence[str], requests: Sequence[str], answers: Sequence[str], problems: Sequence[str]
+    ) -> list[str]:
+        """Other target prompts: the problems are told, or each answer sampled from a seed that its question gives."""
+        again = zip(prompts, requests, answers, problems, strict=True)
+        asked = [self.instructions.ask_again(*its) for its in again]
+        chats = [[_user({"type": "text", "text": text})] for text in asked]
+        if self.instructions.retry:
+            return all_or_refused(self._answer(chats))
+        seeds = [int(hashlib.sha256(text.encode()).hexdigest()[:15], 16) for text in asked]
+        return all_or_refused([self._answer([chat], seed)[0] for chat, seed in zip(chats, seeds, strict=True)])
 
     @torch.inference_mode()
     def _answer(self, chats: Sequence[Sequence[Message]], seed: int | None = None) -> list[str | Exception]:

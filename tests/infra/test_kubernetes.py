@@ -17,6 +17,7 @@ from ray.job_submission import JobStatus
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from pipeline.blocks import block_memory
 from pipeline.kubernetes import Group, kustomize_component, worker_groups
 from pipeline.placement import Cluster, PlacementError, plan_placement
 from pipeline.recipe import Recipe, parse_recipe
@@ -324,7 +325,7 @@ def test_the_recipe_fits_the_least_workers(size: str, kind: str) -> None:
 SIDES = {"cpu-small": 64, "gpu-a10": 1024, "gpu-h100": 1024}
 LARGER = {
     ("cpu-small", "memory"): "4 GiB instead of 3: the mini models and their files pass through it",
-    ("gpu-a10", "memory"): "28 GiB instead of 14: such machines have it; a recipe of four edits an image needs it",
+    ("gpu-a10", "memory"): "28 GiB instead of 11: such machines have it, and weights pass through it",
     ("gpu-h100", "cpu"): "16 on the GPU workers: such machines have more than 15 for each GPU",
     ("gpu-h100", "memory"): "60 and 160 GiB: such machines have it, and weights pass through it",
 }
@@ -337,7 +338,8 @@ def size_complaints(size: str, recipe: Recipe, shipped: list[Object]) -> list[st
     edits = sum(len(edit.strengths) for edit in recipe.edits)
     plan = plan_placement(recipe, cluster, 10_000, edits)
     found = []
-    for group, its in zip(worker_groups(plan, cluster, SIDES[size] ** 2, edits), shipped, strict=True):
+    blocks = block_memory(plan, cluster, SIDES[size] ** 2, edits)
+    for group, its in zip(worker_groups(plan, cluster, blocks), shipped, strict=True):
         pairs = {"least": (its["minReplicas"], group.replicas), "most": (its["maxReplicas"], group.most)}
         if group.replicas:
             has = requested(its)
@@ -375,7 +377,7 @@ def test_a_size_that_the_plan_would_not_give_is_found(path: str, value: Any, tol
 def test_the_component_that_eim_plan_prints_sizes_an_overlay(tmp_path: Path) -> None:
     cluster = Cluster(60, 6)
     plan = plan_placement(recipe_of("gpu-a10"), cluster, 10_000, 2)
-    groups = worker_groups(plan, cluster, 1024**2, 2)
+    groups = worker_groups(plan, cluster, block_memory(plan, cluster, 1024**2, 2))
     assert [(group.replicas, group.cpus, group.gpus) for group in groups] == [(2, 7, 0), (1, 7, 1), (5, 7, 1)]
     shutil.copytree(K8S, tmp_path / "k8s")
     (tmp_path / "k8s" / "components" / "sized").mkdir()
@@ -397,10 +399,24 @@ def test_the_component_that_eim_plan_prints_sizes_an_overlay(tmp_path: Path) -> 
         assert float(requested(shipped).get(GPU, 0)) == group.gpus
 
 
+def test_the_workers_stores_hold_the_blocks_of_the_forecast_twice() -> None:
+    for edits, side, most in ((4, 1024, 23), (16, 4096, 200)):
+        cluster = Cluster(160, 8)
+        plan = plan_placement(recipe_of("gpu-h100"), cluster, 10_000, edits)
+        blocks = block_memory(plan, cluster, side**2, edits)
+        groups = worker_groups(plan, cluster, blocks)
+        assert {group.cpus for group in groups} == {16}
+        (memory,) = {group.memory_gib for group in groups}
+        assert memory <= most
+        workers = sum(group.replicas for group in groups)
+        assert workers * memory * 2**30 * 0.3 >= 2 * blocks.total
+
+
 def test_one_gpu_is_shared_by_both_pools_and_impossible_clusters_are_refused() -> None:
     def groups(cpus: float, gpus: float) -> tuple[Group, ...]:
         cluster = Cluster(cpus, gpus)
-        return worker_groups(plan_placement(recipe_of("gpu-a10"), cluster, 10_000, 2), cluster, 1024**2, 2)
+        plan = plan_placement(recipe_of("gpu-a10"), cluster, 10_000, 2)
+        return worker_groups(plan, cluster, block_memory(plan, cluster, 1024**2, 2))
 
     assert [group.replicas for group in groups(16, 1)] == [1, 0, 1]
     with pytest.raises(PlacementError, match="fewer than the 10 workers"):

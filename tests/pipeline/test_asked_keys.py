@@ -1,11 +1,13 @@
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.asked import asked_by_row
+from pipeline.asked import AskedEdit, asked_edits
 from pipeline.asked_keys import asked_keys
 from pipeline.edit_spec import EditSpec
 from pipeline.estimate import Workload
@@ -37,6 +39,20 @@ rows = st.lists(
     ),
     max_size=8,
 )
+
+
+def asked_by_row(
+    rows: Iterable[Mapping[str, Any]], recipe_edits: Sequence[EditSpec]
+) -> list[tuple[Mapping[str, Any], list[AskedEdit]]]:
+    """Each row with its edits, every (sample, edit) once: a later row of the same image brings only what is new."""
+    seen: set[tuple[str, str]] = set()
+    result = []
+    for row in rows:
+        fresh = [edit for edit in asked_edits(row, recipe_edits) if (row["sample_id"], edit.edit_id) not in seen]
+        seen.update((row["sample_id"], edit.edit_id) for edit in fresh)
+        if fresh:
+            result.append((row, fresh))
+    return result
 
 
 def specs_of(edits: list) -> tuple[EditSpec, ...]:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from eim_ops.captioning.http import HttpCaptioner
+from eim_ops.cost import costs
 from eim_ops.editor import Editor
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.asked import AskedEdit
@@ -39,6 +40,7 @@ class Counting(FakeCaptioner):
     described: list[int] = field(default_factory=list)
     rewritten: list[str] = field(default_factory=list)
     again: list[tuple[str, str]] = field(default_factory=list)
+    calls_again: list[int] = field(default_factory=list)
 
     def describe(self, images: Sequence[Image.Image]) -> list[str]:
         self.described.append(len(images))
@@ -48,9 +50,12 @@ class Counting(FakeCaptioner):
         self.rewritten.extend(requests)
         return super().rewrite(prompts, requests)
 
-    def rewrite_again(self, prompt: str, request: str, answer: str, problem: str) -> str:
-        self.again.append((answer, problem))
-        return super().rewrite_again(prompt, request, answer, problem)
+    def rewrite_again(
+        self, prompts: Sequence[str], requests: Sequence[str], answers: Sequence[str], problems: Sequence[str]
+    ) -> list[str]:
+        self.calls_again.append(len(answers))
+        self.again.extend(zip(answers, problems, strict=True))
+        return super().rewrite_again(prompts, requests, answers, problems)
 
 
 def caption(
@@ -73,6 +78,36 @@ def test_a_refused_target_is_asked_for_once_more_and_told_why() -> None:
     ((answer, problem),) = captioner.again
     assert answer.endswith("mend this very long request")
     assert "at most 3 words" in problem
+
+
+def test_all_refused_targets_of_a_table_are_asked_for_again_together() -> None:
+    captioner = Counting()
+    texts = ["mend this very long request", "one two three four", "smile"]
+    rows = [loaded(seed, *(asked(text, request=text) for text in texts)) for seed in range(5)]
+    done = caption(rows, captioner, batch=16)
+    assert captioner.calls_again == [10]
+    for row in done:
+        mended, wrong, good = row["results"]
+        assert mended["target_prompts"] == [f"{row['source_prompt']}, again"]
+        assert (wrong["error_type"], good["error_type"]) == ("NotMinimalPair", None)
+    caption(rows, captioner, batch=4)
+    assert captioner.calls_again == [10, 4, 4, 2]
+
+
+@dataclass(frozen=True)
+class Stubborn(Counting):
+    """Cannot mend a request with the word `stuck`."""
+
+    def rewrite_again(self, prompts: Sequence[str], requests: Sequence[str], *others: Sequence[str]) -> list[str]:
+        if any("stuck" in request for request in requests):
+            raise RuntimeError("no second answer")
+        return super().rewrite_again(prompts, requests, *others)
+
+
+def test_a_second_question_that_raises_fails_alone() -> None:
+    texts = ["mend this very long request", "one two three stuck"]
+    (row,) = caption([loaded(0, *(asked(text, request=text) for text in texts))], Stubborn())
+    assert [result["error_type"] for result in row["results"]] == [None, "RuntimeError"]
 
 
 def test_a_target_that_stays_wrong_is_a_failure_that_names_the_words() -> None:
@@ -251,6 +286,20 @@ def test_actors_share_the_questions_at_once_and_more_actors_than_questions_are_r
         of_each(6)
 
 
+def test_an_endpoint_is_asked_as_many_questions_at_once_as_it_takes() -> None:
+    calls = []
+
+    class Tallying(FakeCaptioner):
+        def rewrite(self, prompts: Sequence[str], requests: Sequence[str]) -> list[str]:
+            calls.append(len(requests))
+            return super().rewrite(prompts, requests)
+
+    rows = [loaded(seed, source_prompt=f"face {seed}") for seed in range(40)]
+    for concurrency in (32, 4):
+        caption(rows, Tallying(), captioner={**HTTP, "concurrency": concurrency}, batch=16)
+    assert calls == [32, 8, 16, 16, 8]
+
+
 def settings(captioner: Any, **changes: Any) -> dict[str, Any]:
     recipe: Recipe = make_recipe(captioner=captioner, model="mini-dit", **changes)
     return caption_settings(recipe, real_operations().facts(recipe))
@@ -305,4 +354,6 @@ def test_a_prompt_that_the_text_encoder_would_cut_is_a_failure_of_its_edit() -> 
     bad, good = first["results"]
     assert (bad["error_stage"], bad["error_type"], good["error_type"]) == ("edit", "PromptTooLongError", None)
     assert "tokens" in bad["error_message"]
+    price = costs(recipe.method)
+    assert editor.evaluations == recipe.batch * (price.encode + price.identify + price.decode), "one call of each"
     assert second["results"][0]["error_type"] == "PromptTooLongError"

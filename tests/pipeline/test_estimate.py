@@ -75,7 +75,7 @@ def test_a_spread_of_nothing_is_refused() -> None:
 
 def test_storage_counts_images_parts_and_captions() -> None:
     rates = Rates("", Spread.of([1]), Spread.of([1]), Spread.of([1000]))
-    storage = storage_of(Workload(100, 100, 400), 28, rates, 64 * 64, 64, 10, True)
+    storage = storage_of(Workload(100, 100, 400), rates, 64 * 64, 2, 10, True)
     assert (storage.images, storage.parts, storage.captions) == (400, 2 + 9, 100)
     assert (storage.image_bytes, storage.raw_bytes) == (Spread.of([400_000]), 400 * 3 * 64 * 64)
-    assert storage_of(Workload(), 0, None, 64, 64, 10, True).parts == 0
+    assert storage_of(Workload(), None, 64, 0, 10, True).parts == 0

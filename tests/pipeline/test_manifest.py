@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import manifest as module
-from pipeline.asked import UNKNOWN, asked_by_row, asked_edits
+from pipeline.asked import UNKNOWN, asked_edits
 from pipeline.manifest import Manifest, check_apart, prepare_manifest
 from pipeline.recipe import Input, RecipeError
 from pipeline.retrying import StorageError
 from pipeline.storage import open_store
 from tests.pipeline.builders import make_recipe
+from tests.pipeline.test_asked_keys import asked_by_row
 
 Row = dict[str, object]
 EDITS = make_recipe().edits

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.placement import Cluster, PlacementError, _packs, plan_placement
+from pipeline.placement import Cluster, PlacementError, _packs, caption_rows, plan_placement
 from tests.pipeline.builders import make_recipe
 
 
@@ -142,3 +142,21 @@ def test_aspect_buckets_take_larger_blocks_and_fill_batches_from_the_whole() -> 
 
 def test_the_stall_guard_waits_for_a_slow_block() -> None:
     assert plan(2, edits_per_image=100).no_progress_seconds == 60 * 16 * 100
+
+
+HTTP = {"kind": "http", "url": "http://127.0.0.1:1/v1", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("captioner", "rows"),
+    [
+        ("fake", 16),
+        ({**HTTP, "concurrency": 16}, 16),
+        ({**HTTP, "concurrency": 17}, 64),
+        ({"kind": "vllm", "model": "m"}, 64),
+        ({"kind": "vllm", "model": "m", "questions": 8}, 16),
+    ],
+)
+def test_a_captioner_that_asks_more_at_once_than_a_batch_takes_blocks(captioner: object, rows: int) -> None:
+    recipe = make_recipe(captioner=captioner, batch=16)
+    assert caption_rows(plan_placement(recipe, Cluster(16, 2), 10_000, 1), recipe) == rows

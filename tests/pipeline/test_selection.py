@@ -28,6 +28,7 @@ from pipeline.schema import LISTING
 from pipeline.selection import Limit, Selection, select, select_all
 from pipeline.storage import Store, open_store
 from tests.pipeline.builders import Job, make_recipe, start_job
+from tests.pipeline.test_balance import distance
 
 SMILES = [{"attribute": "smile", "target": target, "strengths": [1]} for target in ("broad", "frown")]
 EVEN = {"smile": {"broad": 1.0, "frown": 1.0}}
@@ -141,11 +142,11 @@ def test_no_choice_of_as_many_edits_comes_closer_to_the_target(
         taken = counts_of(manifest_of(backlog, selection), recipe, balance)
         unbalanced = counts_of(manifest_of(backlog, select(backlog, Limit(edits=budget), NONE, {})), recipe, balance)
     assert taken.total() == unbalanced.total() == min(budget, 3 * images)
-    reached = balance.distance(Counter(before) + taken)
-    assert reached <= balance.distance(Counter(before) + unbalanced) + 1e-12
+    reached = distance(balance, Counter(before) + taken)
+    assert reached <= distance(balance, Counter(before) + unbalanced) + 1e-12
     values = list(balance.shares)
     for chosen in combinations(values * images, taken.total()):
-        assert reached <= balance.distance(Counter(before) + Counter(chosen)) + 1e-12
+        assert reached <= distance(balance, Counter(before) + Counter(chosen)) + 1e-12
 
 
 @settings(max_examples=5)

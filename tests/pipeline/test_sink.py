@@ -14,7 +14,7 @@ from pipeline.placement import Cluster, plan_placement
 from pipeline.progress import Progress, Reasons, TooManyFailures, _Counter
 from pipeline.sink import EditSink, RunFacts
 from pipeline.storage import Store, open_store, read
-from pipeline.work import Row, table_of_work
+from pipeline.work import BLANK_RESULT, Row, table_of_work
 from tests.pipeline.builders import asked, make_recipe, result, work_row
 
 FACTS = RunFacts("f", "m", "mr", "c", "cr")
@@ -54,6 +54,7 @@ def test_every_asked_edit_gets_its_row_and_every_row_its_image(root: str) -> Non
     rows = [
         work_row(asked("a"), asked("b"), sample_id="aa1", results=[result("a", 1), result("b", **error)]),
         work_row(asked("a"), sample_id="aa2", results=[]),
+        work_row(asked("a"), sample_id="aa3", results=[{**BLANK_RESULT, "edit_id": "a", "target_prompts": ["t"]}]),
         work_row(asked("a"), sample_id="bb1", error_stage="load", error_type="E", error_message="m"),
         work_row(asked("a"), sample_id="bb2", results=[result("a", 2)]),
     ]
@@ -61,7 +62,12 @@ def test_every_asked_edit_gets_its_row_and_every_row_its_image(root: str) -> Non
     view = Ledger(store, "f").read()
     assert [(row["sample_id"], row["edit_id"]) for row in view.edits.to_pylist()] == [("aa1", "a"), ("bb2", "a")]
     failures = [(row["sample_id"], row["stage"], row["error_type"]) for row in view.failures.to_pylist()]
-    assert failures == [("aa1", "edit", "NotFinite"), ("aa2", "edit", "MissingResult"), ("bb1", "load", "E")]
+    assert failures == [
+        ("aa1", "edit", "NotFinite"),
+        ("aa2", "edit", "MissingResult"),
+        ("aa3", "edit", "MissingResult"),
+        ("bb1", "load", "E"),
+    ]
     for row in view.edits.to_pylist():
         data = read(row["image_uri"]).data
         assert sha256_bytes(data) == row["image_sha256"]

@@ -84,6 +84,18 @@ def test_an_error_of_a_stage_stays_with_its_image_or_its_target() -> None:
     assert outcomes(good) == [(None, None)]
 
 
+def test_a_prompt_that_the_model_refuses_fails_in_the_first_stage_that_needs_it() -> None:
+    rows = [
+        loaded(10, source_prompt="an overlong face"),
+        loaded(20, asked("a"), asked("b", request="overlong")),
+        loaded(30),
+    ]
+    source, target, good = run(rows)
+    assert (source["error_stage"], source["error_type"]) == ("encode", "ValueError")
+    assert outcomes(target) == [(None, None), ("identify", "ValueError")]
+    assert outcomes(good) == [(None, None)]
+
+
 class Small(FakeEditor):
     """Has memory for four rows when it encodes."""
 

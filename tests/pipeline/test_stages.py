@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -145,6 +145,47 @@ def test_one_edit_that_raises_fails_alone_and_one_that_is_not_finite_too() -> No
     outcomes = [outcome(row) for row in done[:3]]
     assert outcomes == [[None, "RuntimeError", None], ["RuntimeError"], ["NotFinite", None]]
     assert done[3]["results"] is None
+
+
+def edit_tallied(rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
+    """The rows after editing, and how many images each call of the editor had."""
+    calls = []
+
+    class Tallying(FakeEditor):
+        def __call__(self, images: Sequence[np.ndarray], *others: Any) -> Iterator[EditedImage]:
+            calls.append(len(images))
+            yield from super().__call__(images, *others)
+
+    operations = replace(fake_operations(), make_editor=lambda recipe, device: Tallying())
+    stage = EditStage(operations, make_recipe(batch=16), POOL, SILENT, UNMARKED)
+    return stage(table_of_work(rows)).to_pylist(), calls
+
+
+def test_a_prompt_that_the_model_refuses_costs_its_batch_no_call() -> None:
+    rows = [
+        loaded(0, asked("a", request="overlong"), asked("b")),
+        loaded(1, asked("a"), source_prompt="an overlong face"),
+        *(loaded(seed, asked("a")) for seed in range(2, 16)),
+    ]
+    done, calls = edit_tallied(caption(rows))
+    assert [outcome(row) for row in done] == [["ValueError", None], ["ValueError"], *[[None]] * 14]
+    assert {(its["error_stage"], its["error_message"]) for its in (done[0]["results"][0], done[1]["results"][0])} == {
+        ("edit", "the prompt is too long")
+    }
+    assert calls == [15]
+
+
+def test_one_bad_edit_is_found_by_halves() -> None:
+    done, calls = edit_tallied(caption([loaded(0, asked("a", 13.0)), *(loaded(seed) for seed in range(1, 16))]))
+    assert [outcome(row) for row in done] == [["RuntimeError"], *[[None]] * 15]
+    assert sorted(calls) == [1, 1, 2, 2, 4, 4, 8, 8, 16]
+
+
+def test_one_bad_edit_of_an_image_is_found_by_halves_of_its_edits() -> None:
+    edits = [asked(str(index), 13.0 if index == 5 else 1.0) for index in range(16)]
+    (row,), calls = edit_tallied(caption([loaded(0, *edits)]))
+    assert [index for index, error in enumerate(outcome(row)) if error] == [5]
+    assert len(calls) <= 1 + 2 * 4, "what came before the error is kept, so it may be fewer"
 
 
 def test_an_empty_block_passes_every_stage() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import ledger, retrying
+from pipeline import ledger, retrying, verify
 from pipeline.identity import bucket_of, image_key, sha256_bytes
 from pipeline.ledger import Ledger
 from pipeline.retrying import StorageError
@@ -78,6 +78,33 @@ def test_a_key_that_the_view_would_hold_twice_is_seen(tmp_path: Path, monkeypatc
         job.write(job.samples, shade)
     monkeypatch.setattr(ledger, "_first_of_each_key", lambda table, order: table)
     assert check_of(job).problems == {"doubled": 1}
+
+
+def test_texts_are_made_for_the_few_that_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    real = verify._Wanted.told
+
+    def noting(self: verify._Wanted, key: str) -> str | None:
+        told.append(key)
+        return real(self, key)
+
+    monkeypatch.setattr(verify._Wanted, "told", noting)
+    job = start_job(str(tmp_path), 3, edits=[{**SMILE, "strengths": [step / 8 for step in range(1, 41)]}])
+    check = check_of(job)
+    assert (check.asked, check.missing, len(check.examples["missing"])) == (120, 120, 5)
+    assert len(told) <= 3 * 5
+
+
+def test_images_are_read_some_rows_at_a_time_and_all_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_IMAGES", 2)
+    job = start_job(str(tmp_path), 1, edits=[{**SMILE, "strengths": [1, 2, 3, 4, 5]}])
+    job.write(job.samples)
+    key = job.store.key(edit_rows(job)[4]["image_uri"])
+    size = sum(len(job.store.read(key)) for key in job.store.keys("images"))
+    job.store.write(key, b"")
+    check = check_of(job)
+    assert (check.edits, check.problems) == (5, {"altered": 1})
+    assert 0 < check.bytes_read < size
 
 
 def test_what_is_asked_is_the_union_of_all_that_was_ever_asked(root: str) -> None:

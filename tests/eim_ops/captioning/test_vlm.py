@@ -43,6 +43,15 @@ def test_requests_are_written_into_the_prompt_as_minimal_pairs(captioner: VlmCap
     assert np.mean(exact) > 0.9
 
 
+def test_a_second_answer_depends_on_its_question_alone(captioner: VlmCaptioner) -> None:
+    """mini-vlm has no question that tells a problem: its second answer is sampled."""
+    sources = [caption(face) for face in FACES.faces[:3]]
+    others = ["red hair"] * 3, ["a dog"] * 3, ["why"] * 3
+    together = captioner.rewrite_again(sources, *others)
+    alone = [captioner.rewrite_again([source], *(part[:1] for part in others))[0] for source in sources]
+    assert together == alone
+
+
 def test_an_answer_that_does_not_end_is_refused_with_its_start() -> None:
     torch.manual_seed(0)
     processor = build_processor()

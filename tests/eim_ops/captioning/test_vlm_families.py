@@ -173,9 +173,8 @@ def test_untrained_models_under_constraint_answer_with_json(
     assert model.describe(IMAGES[1:2]) == prompts[1:2]
     requests = ["smile", "a much longer request, that makes the rows differ in length"]
     assert len(model.rewrite(["a face"] * 2, requests)) == 2
-    assert model.rewrite_again("a face", "smile", "a dog", "why") == model.rewrite_again(
-        "a face", "smile", "a dog", "why"
-    )
+    again = ["a face"] * 2, ["smile", "hat"], ["a dog"] * 2, ["why"] * 2
+    assert model.rewrite_again(*again) == model.rewrite_again(*again)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
