@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
+from itertools import chain
 from operator import add
 
 import numpy as np
@@ -40,9 +41,9 @@ def full_batches(count: int, size: int) -> Iterator[tuple[Tensor, int]]:
         yield indices, real
 
 
-def to_images(pixels: Sequence[np.ndarray]) -> Tensor:
-    """uint8 (H, W, 3) arrays to float32 (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def to_images(pixels: Sequence[np.ndarray] | np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3), or (H, W, 3) arrays, to float32 (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.stack(list(pixels))).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(images: Tensor) -> np.ndarray:
@@ -132,19 +133,27 @@ def identify_targets(
         elif method.image_half == "hsds":
             solved = hsds_direction(backbone, z0, its_source, its_target, its_seeds, method)
             image, fell_back, iterations = solved.image, ~solved.accepted.cpu(), solved.iterations.cpu()
-            residual = torch.minimum(solved.residual, solved.dds_residual).cpu()
+            residual = torch.where(solved.accepted, solved.residual, solved.dds_residual).cpu()
         cost = _cost(backbone, before, batch)
         identified.append(ImageHalves(image, fell_back, residual, iterations, cost)[:real])
     return ImageHalves.cat(identified)
 
 
-def shared_halves(images: Sequence[Tensor], like: Tensor) -> ImageHalves:
-    """Image halves that were identified elsewhere, one (1, C, h, w) for each target: no evaluations here."""
+def shared_halves(shared: Mapping[str, Tensor], tasks: Sequence[Sequence[EditTask]], like: Tensor) -> ImageHalves:
+    """The image half of each of `wanted_targets(tasks)`, identified elsewhere: no evaluations here.
+
+    shared: image halves (1, C, h, w) by their ids. Raises ValueError for an edit that names none of them.
+    """
+    for task in chain.from_iterable(tasks):
+        if not task.shared or not shared.keys() >= set(task.shared):
+            raise ValueError(
+                f"edit {task.edit_id!r} names the shared directions {list(task.shared)}; known are {sorted(shared)}: "
+                "name one of them for each of its target prompts"
+            )
+    images = [shared[str(target.shared)] for target in wanted_targets(tasks)]
     count = len(images)
     zeros, unknown = torch.zeros(count), torch.full((count,), math.nan)
-    return ImageHalves(
-        torch.cat(list(images)).to(like), zeros.bool(), unknown, torch.zeros(count, dtype=torch.int64), zeros
-    )
+    return ImageHalves(torch.cat(images).to(like), zeros.bool(), unknown, torch.zeros(count, dtype=torch.int64), zeros)
 
 
 def edit_images(
@@ -161,7 +170,8 @@ def edit_images(
 
     Each image is encoded once, each (image, target prompt) identified once, and all strengths are decoded
     in full batches of `batch`. Yields every task of every image once, images in order. shared: image halves
-    (1, C, h, w) by the ids that tasks name. Raises PromptTooLongError for a prompt that would be cut.
+    (1, C, h, w) by the ids that tasks name. Raises PromptTooLongError for a prompt that would be cut, ValueError for a
+    task that names none of `shared`.
     """
     targets = wanted_targets(tasks)
     if not targets:
@@ -171,7 +181,7 @@ def edit_images(
     if shared is None:
         halves = identify_targets(backbone, joint.clean, joint.conditioning, targets, prompts, seeds, method, batch)
     else:
-        halves = shared_halves([shared[target.shared or ""] for target in targets], joint.clean)
+        halves = shared_halves(shared, tasks, joint.clean)
     yield from manipulate_images(backbone, encoded, halves, prompts, source_prompts, tasks, method, seeds, batch)
 
 

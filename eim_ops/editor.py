@@ -79,7 +79,7 @@ class Editor:
         prompts = encode_prompts(self._backbone, [target.prompt for target in targets], batch)
         clean = images.joint.clean
         if self._shared:
-            found = shared_halves([self._shared[target.shared or ""] for target in targets], clean)
+            found = shared_halves(self._shared, tasks, clean)
         elif self._method.image_half == "none":
             found = identify_targets(
                 self._backbone, clean, images.joint.conditioning, targets, prompts, seeds, self._method, batch

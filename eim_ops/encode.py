@@ -1,7 +1,6 @@
 """Encode: image and prompt to one joint latent, with the source trajectory that an edit starts from."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone, GuidanceKind
-from eim_ops.joint import Conditioning, Coupling, FreeGuidance, Inversion, JointLatent, per_row
+from eim_ops.joint import Conditioning, Coupling, FreeGuidance, Inversion, JointLatent, widened
 from eim_ops.manipulate import guided_velocity, sample
 from eim_ops.method import Method
-from eim_ops.noise import noise
+from eim_ops.noise import noise, noised
 
 Solver = Literal["euler", "fixed_point", "midpoint"]
 
@@ -26,21 +25,25 @@ def invert(
     sigmas: (N + 1,) descending to 0. A sampler's step down is x_lo = x_hi + (s_lo - s_hi) v(x_hi, s_hi); undoing it
     needs v at the unknown x_hi. `euler` takes v(x_lo, s_hi), N evaluations. `fixed_point` then evaluates once more at
     the x_hi so found, 2 N: it comes back nearest to z0. `midpoint` follows the ODE itself to second order, 2 N: its
-    noise is the truest, but a sampler by Euler steps leads elsewhere. Source: method, 'Encode'.
+    noise is the truest, but a sampler by Euler steps leads elsewhere. Steps are added up in float32, as `sample` does.
+    Source: method, 'Encode'.
     """
-    velocity = partial(guided_velocity, backbone, free=free)
-    x = clean
+
+    def velocity(at: Tensor, sigma: Tensor) -> Tensor:
+        return guided_velocity(backbone, at.to(clean.dtype), sigma, conditioning, free=free)
+
+    x = widened(clean)
     for low, high in pairwise(sigmas.flip(0)):
         step = (high - low).to(x.dtype)
         if solver == "midpoint":
-            middle = x + step / 2 * velocity(x, low, conditioning)
-            x = x + step * velocity(middle, (low + high) / 2, conditioning)
+            middle = x + step / 2 * velocity(x, low)
+            x = x + step * velocity(middle, (low + high) / 2)
             continue
-        higher = x + step * velocity(x, high, conditioning)
+        higher = x + step * velocity(x, high)
         if solver == "fixed_point":
-            higher = x + step * velocity(higher, high, conditioning)
+            higher = x + step * velocity(higher, high)
         x = higher
-    return x
+    return x.to(clean.dtype)
 
 
 def inversion(
@@ -49,7 +52,8 @@ def inversion(
 ) -> Inversion:  # fmt: skip
     """The ODE's point at sigma_max, and what sampling it back misses of z0. `invert`'s evaluations and N more."""
     noisy = invert(backbone, clean, conditioning, sigmas, solver, free)
-    return Inversion(noisy, clean - sample(backbone, noisy, conditioning, sigmas, free=free))
+    returned = sample(backbone, widened(noisy), conditioning, sigmas, free=free)
+    return Inversion(noisy, clean - returned)
 
 
 def coupling(
@@ -67,12 +71,6 @@ def coupling(
         for its, sigma in zip(eps, sigmas[:-1], strict=True)
     ]
     return Coupling(eps.transpose(0, 1), torch.stack(velocities, dim=1))
-
-
-def noised(clean: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
-    """x_sigma = (1 - sigma) z0 + sigma eps; sigma scalar or (B,)."""
-    level = per_row(sigma.reshape(-1), clean)
-    return (1 - level) * clean + level * eps
 
 
 def check_free_guidance(method: Method, kind: GuidanceKind) -> None:

@@ -87,7 +87,8 @@ class FreeGuidance(Rows):
 class Inversion(Rows):
     """The source trajectory as the one point that the ODE leads to.
 
-    noisy: x at sigma_max (B, C, h, w). residual: z0 minus what decoding `noisy` unedited returns, same shape.
+    noisy: x at sigma_max (B, C, h, w). residual: z0 minus what decoding `noisy` unedited returns, same shape, float32
+    or wider.
     """
 
     noisy: Tensor
@@ -139,6 +140,11 @@ class Direction(Rows):
     def scaled(self, image: Tensor, text: Tensor) -> "Direction":
         """Each half times its own factor per row, (B,)."""
         return Direction(self.image * per_row(image, self.image), self.text.scaled(text))
+
+
+def widened(x: Tensor) -> Tensor:
+    """In float32 at least: there small steps add up that half precision would round away."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def per_row(factor: Tensor, like: Tensor) -> Tensor:

@@ -79,8 +79,8 @@ def checked_family(name: str, revision: str | None, loading: Loading) -> tuple[P
     """
     config = stored_config(model_folder(name), name, revision)
     family, index = family_of(config, name), config("")
-    kinds = family.guidance_of(config), family.attention_kind
-    check_family(loading, index["_class_name"], *kinds, index["transformer"][1])
+    kinds = family.guidance_of(config), family.attention_kind, index["transformer"][1]
+    check_family(loading, index["_class_name"], *kinds, family.takes_prompt_tokens(config))
     check_stored(loading, stored_quantisation(config("transformer")))
     return config, family
 

@@ -102,11 +102,16 @@ class Loading:
         }
 
 
-def check_family(loading: Loading, family: str, guidance_kind: str, attention_kind: str, transformer: str) -> None:
-    """Raises LoadingError for what a family can't do. family, transformer: class names of diffusers."""
+def check_family(
+    loading: Loading, family: str, guidance_kind: str, attention_kind: str, transformer: str, prompt_tokens: bool
+) -> None:
+    """Raises LoadingError for what a family can't do. family, transformer: class names of diffusers. prompt_tokens:
+    whether the model takes them."""
     if loading.guidance is not None and guidance_kind != "embedded":
         mend = "method.free_guidance is its guidance" if guidance_kind == "true" else "it has none"
         raise LoadingError(f"loading.guidance: this {family} has no embedded guidance: leave it out; {mend}")
+    if loading.prompt_tokens is not None and not prompt_tokens:
+        raise LoadingError(f"loading.prompt_tokens: this {family} has no T5, whose tokens they are: leave it out")
     if loading.compile:
         import diffusers  # seconds, for whoever compiles
 

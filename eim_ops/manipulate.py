@@ -5,17 +5,20 @@ from itertools import pairwise
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.joint import Conditioning, Coupling, Direction, FreeGuidance, Inversion, JointLatent, per_row
+from eim_ops.joint import Conditioning, Coupling, Direction, FreeGuidance, Inversion, JointLatent, per_row, widened
+from eim_ops.noise import noised
 
 
 def guided_velocity(
     backbone: Backbone, x: Tensor, sigma: Tensor, conditioning: Conditioning,
     base: Conditioning | None = None, guidance: float = 1.0, free: FreeGuidance | None = None,
 ) -> Tensor:  # fmt: skip
-    """v(c_base) + w (v(c) - v(c_base)), all at x (B, C, h, w); with `free`, each of the two under that guidance.
+    """v(c_base) + w (v(c) - v(c_base)), all at x (B, C, h, w); with `free`, that sum under the family's own guidance.
 
     With the source as base it guides along the edit, so that an edit of strength 0 stays the source; with the empty
-    prompt it is classifier-free guidance. One evaluation a row, one more where w is not 1, one more with `free`.
+    prompt it is classifier-free guidance. Where the family's guidance is linear it is of each of the two alike; that of
+    Qwen-Image is not, since it brings each token of the sum back to its length. One evaluation a row, one more where w
+    is not 1, one more with `free`.
     """
     velocity = backbone.velocity(x, sigma, conditioning)
     if base is not None and guidance != 1.0:
@@ -23,7 +26,7 @@ def guided_velocity(
         velocity = from_base + guidance * (velocity - from_base)
     if free is None:
         return velocity
-    # Guidance along the edit is linear, so the empty prompt's velocity enters once.
+    # Of the sum, not of its two terms: the same where it is linear, and the empty prompt's velocity enters once.
     return backbone.guide(velocity, backbone.velocity(x, sigma, free.empty), free.weight)
 
 
@@ -31,11 +34,16 @@ def sample(
     backbone: Backbone, noisy: Tensor, conditioning: Conditioning, sigmas: Tensor,
     base: Conditioning | None = None, guidance: float = 1.0, free: FreeGuidance | None = None,
 ) -> Tensor:  # fmt: skip
-    """Euler steps from x at `sigmas[0]` (B, C, h, w) down to a clean latent; guidance as in `guided_velocity`."""
-    x = noisy
+    """Euler steps from x at `sigmas[0]` (B, C, h, w) down to a clean latent; guidance as in `guided_velocity`.
+
+    Steps are added up in float32 at least, whatever the model's dtype, and returned in that of `noisy`, which may be
+    wider than the model's.
+    """
+    x = widened(noisy)
     for sigma, below in pairwise(sigmas):
-        x = x + (below - sigma).to(x.dtype) * guided_velocity(backbone, x, sigma, conditioning, base, guidance, free)
-    return x
+        at = x.to(conditioning.tokens.dtype)
+        x = x + (below - sigma).to(x.dtype) * guided_velocity(backbone, at, sigma, conditioning, base, guidance, free)
+    return x.to(noisy.dtype)
 
 
 def manipulate(
@@ -62,9 +70,9 @@ def _from_inversion(
     guidance: float,
 ) -> Tensor:
     """Sample down from the shifted point. The inversion's residual is added back (ours): strength 0 returns z0."""
-    start, base = inversion.noisy + shift, joint.conditioning
+    start, base = widened(inversion.noisy) + shift, joint.conditioning
     edited = sample(backbone, start, conditioning, joint.sigmas, base, guidance, joint.free_guidance)
-    return edited + inversion.residual
+    return (edited + inversion.residual).to(joint.clean.dtype)
 
 
 def _coupled(
@@ -76,11 +84,11 @@ def _coupled(
     guidance: float,
 ) -> Tensor:
     """y += dsigma [v(x_i + y - z0, c(alpha)) - v_i]: y - z0 is the difference at the current noise level."""
-    y = joint.clean + shift
+    clean, base, free = joint.clean, joint.conditioning, joint.free_guidance
+    y = widened(clean) + shift
     for i, (sigma, below) in enumerate(pairwise(joint.sigmas)):
-        level = sigma.to(y.dtype)
-        x = y - level * joint.clean + level * coupling.eps[:, i]
-        base, free = joint.conditioning, joint.free_guidance
+        # To the bit the source's own point where y is z0, so that strength 0 meets the source's own velocity.
+        x = noised(clean, coupling.eps[:, i], sigma) + (y - clean).to(clean.dtype)
         velocity = guided_velocity(backbone, x, sigma, conditioning, base, guidance, free)
         y = y + (below - sigma).to(y.dtype) * (velocity - coupling.velocities[:, i])
-    return y
+    return y.to(clean.dtype)

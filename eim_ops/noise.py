@@ -1,9 +1,11 @@
-"""Noise that depends on an image's seed alone: not on its neighbours, the batch, or the device."""
+"""Noise that depends on an image's seed alone: not on its neighbours, the batch, or the device. And latents with it."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from eim_ops.joint import per_row
 
 _LOWEST_SIGMA = 0.2
 """Below it a velocity tells of pixels, not of attributes."""
@@ -15,6 +17,12 @@ def noise(seeds: Sequence[int], draws: int, shape: Sequence[int]) -> Tensor:
     return torch.stack(
         [torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]) for _ in range(draws)]
     )
+
+
+def noised(clean: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
+    """x_sigma = (1 - sigma) z0 + sigma eps, in their dtype; sigma scalar or (B,)."""
+    level = per_row(sigma.reshape(-1), clean)
+    return (1 - level) * clean + level * eps
 
 
 def levels(draws: int, sigma_max: float) -> Tensor:

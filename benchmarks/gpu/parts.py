@@ -156,17 +156,17 @@ def measure_derivatives(bench: Bench) -> None:
         finally:
             backbone.jvp_step = before
 
-    def checkpointed() -> Tensor:
-        backbone.pipeline.transformer.enable_gradient_checkpointing()
+    def vjp(checkpoints: bool) -> Tensor:
+        before, backbone.checkpoints = backbone.checkpoints, checkpoints
         try:
             return backbone.vjp(x, sigma, conditioning, tangent)
         finally:
-            backbone.pipeline.transformer.disable_gradient_checkpointing()
+            backbone.checkpoints = before
 
     bench.part("jvp_forward_mode", lambda: one("jvp_forward_mode", lambda: jvp(None)))
     bench.part("jvp_differences", lambda: one("jvp_differences", lambda: jvp(1e-2)))
-    bench.part("vjp", lambda: one("vjp", lambda: backbone.vjp(x, sigma, conditioning, tangent)))
-    bench.part("vjp_checkpointed", lambda: one("vjp_checkpointed", checkpointed))
+    bench.part("vjp", lambda: one("vjp", lambda: vjp(False)))
+    bench.part("vjp_checkpointed", lambda: one("vjp_checkpointed", lambda: vjp(True)))
 
 
 def measure_edits(bench: Bench, label: str = "edits", batch: int = 4) -> Mapping[str, Any] | None:

@@ -1,7 +1,8 @@
 """What the families have in common: a loaded diffusers pipeline behind the `Backbone` interface."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,10 @@ class PipelineBackbone(Backbone):
     """The pipeline's default scale, where the guidance is embedded."""
     attention_kind: ClassVar[AttentionKind] = "unmasked"
     """Which `loading.attention_backend` it can take."""
+    checkpoints: bool = True
+    """Whether a VJP keeps each block's input alone and computes the block again on its way back: one forward more, and
+    the memory of one block instead of all. Derivatives are the same; where the transformer has no checkpoints it is
+    without effect."""
 
     def __init__(
         self, pipeline: Any, name: str, revision: str, spectrum: Tensor | None = None, *,
@@ -58,13 +63,19 @@ class PipelineBackbone(Backbone):
         return None
 
     @classmethod
+    def takes_prompt_tokens(cls, config: PartConfig) -> bool:
+        """Whether `prompt_tokens` is of any effect, from its configurations alone."""
+        return True
+
+    @classmethod
     def guidance_of(cls, config: PartConfig) -> GuidanceKind:
         """Which guidance the model was made for, from its configurations alone."""
         return "true"
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer computes."""
+        """Where the pipeline keeps its latents and conditionings. The transformer computes there, but for
+        `loading.device_map`, under which it may be on another GPU: its hooks fetch what it is given."""
         return self.pipeline._execution_device
 
     @property
@@ -132,10 +143,12 @@ class PipelineBackbone(Backbone):
         return scheduler.sigmas.to(self.device, torch.float32)
 
     def vjp(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, cotangent: Tensor) -> Tensor:
-        """As every backbone's. Raises ValueError where the model was loaded for forward passes alone."""
+        """As every backbone's, with `checkpoints`. Raises ValueError where the model was loaded for forward passes
+        alone."""
         if self._forward_only:
             raise ValueError(f"{self.name} was loaded with weights or attention that have no derivatives")
-        return super().vjp(latents, sigma, conditioning, cotangent)
+        with _checkpointed(self.pipeline.transformer, self.checkpoints):
+            return super().vjp(latents, sigma, conditioning, cotangent)
 
     def _image_tokens(self, shape: Sequence[int]) -> int:
         return (shape[0] // 2) * (shape[1] // 2)
@@ -153,6 +166,19 @@ class PipelineBackbone(Backbone):
         if self.guidance_kind != "embedded" or self._guidance is None:
             return None
         return torch.full((len(latents),), self._guidance, device=latents.device, dtype=torch.float32)
+
+
+@contextmanager
+def _checkpointed(transformer: Any, wanted: bool) -> Iterator[None]:
+    """Gradient checkpoints for the time of a call; a transformer whose user has set them keeps its own."""
+    if not wanted or not transformer._supports_gradient_checkpointing or transformer.is_gradient_checkpointing:
+        yield
+        return
+    transformer.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        transformer.disable_gradient_checkpointing()
 
 
 def loaded_config(pipeline: Any) -> PartConfig:

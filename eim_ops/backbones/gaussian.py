@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from eim_ops.backbones.base import Backbone, PromptTooLongError
+from eim_ops.backbones.base import Backbone
 from eim_ops.joint import Conditioning, per_row
 
 
@@ -27,9 +27,9 @@ class GaussianBackbone(Backbone):
         self.means = dict(means or {})
 
     def check_prompt(self, prompt: str) -> None:
-        """Raises PromptTooLongError for a prompt that has no mean."""
+        """Raises ValueError for a prompt that has no mean."""
         if prompt not in self.means:
-            raise PromptTooLongError(f"the Gaussian world knows {', '.join(map(repr, self.means))}, not {prompt!r}")
+            raise ValueError(f"the Gaussian world knows {', '.join(map(repr, self.means))}, not {prompt!r}")
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
         """The means of each prompt."""

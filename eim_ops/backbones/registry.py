@@ -31,7 +31,10 @@ class UnknownFamilyError(ValueError):
 
 
 def stored_config(folder: Path | None, name: str, revision: str | None) -> PartConfig:
-    """The configurations of a model that isn't loaded, from its folder (None: the hub's, at `revision`)."""
+    """The configurations of a model that isn't loaded, from its folder (None: the hub's, at `revision`).
+
+    They raise FileNotFoundError for one that the model lacks, ConnectionError where the hub could not be asked for it.
+    """
 
     @cache
     def config(part: str) -> Mapping[str, Any]:
@@ -39,14 +42,24 @@ def stored_config(folder: Path | None, name: str, revision: str | None) -> PartC
         if folder is not None:
             return json.loads((folder / file).read_text())
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
-        return json.loads(Path(hf_hub_download(name, file, revision=revision)).read_text())
+        try:
+            path = hf_hub_download(name, file, revision=revision)
+        except LocalEntryNotFoundError as error:  # a FileNotFoundError, though nobody knows yet whether it is there
+            raise ConnectionError(
+                f"{name}: {file} is not in this machine's cache, and the hub gave no answer; check the connection, or "
+                f"download the model first ({error})"
+            ) from error
+        except RemoteEntryNotFoundError as error:
+            raise FileNotFoundError(f"{name} has no {file} at {revision}") from error
+        return json.loads(Path(path).read_text())
 
     return config
 
 
 def family_of(config: PartConfig, name: str) -> type[PipelineBackbone]:
-    """The adapter of a model. Raises UnknownFamilyError naming what is known."""
+    """The adapter of a model. Raises UnknownFamilyError naming what is known, ConnectionError as `stored_config`."""
     try:
         index = config("")
     except FileNotFoundError as error:

@@ -37,6 +37,11 @@ class Sd3Backbone(PipelineBackbone):
         transformer = config("transformer")
         return transformer["pos_embed_max_size"] * transformer["patch_size"] * vae_scale(config)
 
+    @classmethod
+    def takes_prompt_tokens(cls, config: PartConfig) -> bool:
+        """They are T5's, which a model may be without; the others have a length of their own."""
+        return (config("").get("text_encoder_3") or [None])[0] is not None
+
     def _token_counts(self, prompt: str) -> Sequence[tuple[int, int]]:
         pipe = self.pipeline
         limits = [(it, it.model_max_length) for it in (pipe.tokenizer, pipe.tokenizer_2)]

@@ -13,7 +13,7 @@ from eim_ops.bench.cases import Case, sources, truths
 from eim_ops.bench.spared import Spared, edit_sparing
 from eim_ops.bench.wording import Worded, WordedCase, worded
 from eim_ops.cost import costs
-from eim_ops.edit import EditTask, edit_images, full_batches, to_images, to_pixels
+from eim_ops.edit import edit_images, full_batches, to_images, to_pixels
 from eim_ops.method import Method
 from eim_ops.metrics.control import triangle_deficit
 from eim_ops.peers.dds import DdsSettings
@@ -21,6 +21,7 @@ from eim_ops.peers.flowedit import FlowEditSettings
 from eim_ops.peers.peer import PEERS
 from eim_ops.peers.rf_inversion import RfInversionSettings
 from eim_ops.peers.sdedit import SdeditSettings
+from eim_ops.task import EditTask
 
 PeerSettings = SdeditSettings | DdsSettings | FlowEditSettings | RfInversionSettings
 RoundTrip = Literal["truth", "source"]

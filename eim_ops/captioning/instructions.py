@@ -54,21 +54,25 @@ class Instructions:
         }
 
     def read(self, answer: str) -> str:
-        """The prompt in an answer, in one line. Raises ValueError where there is none."""
-        return " ".join((answer if self.key is None else _read_json(answer, self.key)).split())
+        """The prompt in an answer, in one line. Raises ValueError where there is none, or where it is empty or too
+        long."""
+        shown = f"it starts {' '.join(answer.split())[:80]!r}"
+        said = answer if self.key is None else _under(self.key, answer, shown)
+        prompt = " ".join(said.split()) if isinstance(said, str) else ""
+        if not 1 <= len(prompt) <= _MAX_PROMPT_CHARACTERS:
+            under = "" if self.key is None else f" under {self.key!r}"
+            raise ValueError(f"the answer has no text of 1 to {_MAX_PROMPT_CHARACTERS} characters{under}; {shown}")
+        return prompt
 
 
-def _read_json(answer: str, key: str) -> str:
-    shown = f"it starts {' '.join(answer.split())[:80]!r}"
+def _under(key: str, answer: str, shown: str) -> Any:
+    """What the JSON object in an answer holds under a key; None: nothing. shown: the answer's start, for the error."""
     # Repair closes what was cut as well, and a cut prompt must not pass for a whole one.
     start, end = answer.find("{"), answer.rfind("}")
     if start < 0 or end < start:
         raise ValueError(f"the answer is no whole JSON object; {shown}")
     value = json_repair.loads(answer[start : end + 1])
-    prompt = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > _MAX_PROMPT_CHARACTERS:
-        raise ValueError(f"the answer has no text of 1 to {_MAX_PROMPT_CHARACTERS} characters under {key!r}; {shown}")
-    return prompt
+    return value.get(key) if isinstance(value, dict) else None
 
 
 GENERAL = Instructions(

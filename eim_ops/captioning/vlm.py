@@ -16,14 +16,19 @@ from eim_ops.captioning.instructions import GENERAL, Instructions, constraint_is
 from eim_ops.captioning.processors import load_processor
 
 Message = Mapping[str, Any]
-_TEMPERATURE = 0.7
+# What a model's generation_config.json would else add to either.
+_GREEDY: Mapping[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
+_SAMPLED: Mapping[str, Any] = {
+    "do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class VlmCaptioner:
     """Captions and rewrites by greedy decoding, batched. A model without a chat template raises at the first call.
 
-    `constrained` decoding can only give JSON of the instructions' schema.
+    `constrained` decoding can only give JSON of the instructions' schema, where they have one. An answer has
+    `max_new_tokens` at most, and no more than its question leaves of the model's context.
     """
 
     model: PreTrainedModel
@@ -59,7 +64,8 @@ class VlmCaptioner:
 
     @torch.inference_mode()
     def _answer(self, chats: Sequence[Sequence[Message]], seed: int | None = None) -> list[str | Exception]:
-        """Greedy answers; with a seed they are sampled."""
+        """Greedy answers; with a seed they are sampled. Neither depends on what the model's own generation settings say
+        of decoding."""
         if not chats:
             return []
         inputs = self.processor.apply_chat_template(
@@ -71,25 +77,35 @@ class VlmCaptioner:
             processor_kwargs={"padding": True},
         ).to(self.model.device, self.model.dtype)
         asked, context = inputs["input_ids"].shape[1], self._context
-        if context is not None and asked > context:
+        limit = self.max_new_tokens if context is None else min(self.max_new_tokens, context - asked)
+        if limit < 1:
             if len(chats) > 1:  # the others are to have their answers
                 return [self._answer([chat], seed)[0] for chat in chats]
             return [
-                ValueError(f"captioner {self.name}: the question has {asked} tokens, it takes {context}: shorten it")
+                ValueError(
+                    f"captioner {self.name}: the question has {asked} tokens, with the answer it takes {context}: "
+                    "shorten it"
+                )
             ]
-        sampling = {"do_sample": False} if seed is None else {"do_sample": True, "temperature": _TEMPERATURE}
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             if seed is not None:
                 torch.manual_seed(seed)
             tokens = self.model.generate(
                 **inputs,
-                **sampling,
+                **(_GREEDY if seed is None else _SAMPLED),
                 num_beams=1,
-                max_new_tokens=self.max_new_tokens,
+                max_new_tokens=limit,
                 logits_processor=self._constraint(asked),
             )
-        return [self._read(row) for row in tokens[:, asked:]]
+        answers = tokens[:, asked:]
+        if limit == self.max_new_tokens or len(chats) == 1:
+            return [self._read(said, asked, limit) for said in answers]
+        # A row's own question may leave it more room than the longest one, to which all are padded.
+        return [
+            self._answer([chat], seed)[0] if self._is_cut(said, limit) else self._read(said, asked, limit)
+            for chat, said in zip(chats, answers, strict=True)
+        ]
 
     @property
     def _context(self) -> int | None:
@@ -100,12 +116,16 @@ class VlmCaptioner:
         schema = self.instructions.schema if self.constrained else None
         return [] if schema is None else [JsonConstraint(self.processor.tokenizer, schema, asked)]
 
-    def _read(self, said: torch.Tensor) -> str | Exception:
-        text = self.processor.decode(said, skip_special_tokens=True)
+    def _is_cut(self, said: torch.Tensor, limit: int) -> bool:
         ends = torch.tensor(self.model.generation_config.eos_token_id, device=said.device)
-        if len(said) == self.max_new_tokens and not torch.isin(said, ends).any():
+        return len(said) == limit and not bool(torch.isin(said, ends).any())
+
+    def _read(self, said: torch.Tensor, asked: int, limit: int) -> str | Exception:
+        text = self.processor.decode(said, skip_special_tokens=True)
+        if self._is_cut(said, limit):
+            why = "" if limit == self.max_new_tokens else f", all that a question of {asked} leaves of its context"
             return ValueError(
-                f"captioner {self.name} did not end its answer within {self.max_new_tokens} tokens; "
+                f"captioner {self.name} did not end its answer within {limit} tokens{why}; "
                 f"it starts {text[:80]!r}; take another captioner or give prompts in the manifest"
             )
         try:
@@ -142,7 +162,6 @@ def load_vlm(source: Path | str, name: str, revision: str, device: torch.device 
         raise ValueError(f"captioner {name} has no chat template; take an instruction-tuned image-text-to-text model")
     processor.tokenizer.padding_side = "left"
     given = getattr(model.config, "eim_instructions", None)
-    if given:
-        return VlmCaptioner(model.to(device).eval(), processor, name, revision, Instructions(**given))
-    constrained = constraint_is_installed()
-    return VlmCaptioner(model.to(device).eval(), processor, name, revision, GENERAL, constrained=constrained)
+    instructions = Instructions(**given) if given else GENERAL
+    constrained = instructions.schema is not None and constraint_is_installed()
+    return VlmCaptioner(model.to(device).eval(), processor, name, revision, instructions, constrained=constrained)

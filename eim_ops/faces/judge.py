@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
+from eim_ops.edit import to_images
 from eim_ops.faces.attributes import ATTRIBUTES, BY_NAME, Attribute
-from eim_ops.mini.face_set import to_model_range
 from eim_ops.mini.shipped import shipped_path
 
 Reading = Mapping[str, float | int]
@@ -53,7 +53,7 @@ class Judge:
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (64, 64, 3) or not len(pixels):
             raise ValueError(f"the judge reads uint8 (B, 64, 64, 3), got {pixels.dtype} {pixels.shape}; resize first")
         parts = [
-            self.model(to_model_range(pixels[i : i + _BATCH]).to(self.model.device)).logits.float().cpu()
+            self.model(to_images(pixels[i : i + _BATCH]).to(self.model.device)).logits.float().cpu()
             for i in range(0, len(pixels), _BATCH)
         ]
         numbers, logits = split_outputs(torch.cat(parts))

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
 from eim_ops.cost import HELD_OUT_DRAWS
-from eim_ops.encode import noised
 from eim_ops.identify.spectrum import filtered, floored, resampled
 from eim_ops.joint import Conditioning, Rows, per_row
 from eim_ops.method import Method
-from eim_ops.noise import levels, noise
+from eim_ops.noise import levels, noise, noised
 
 _CONVERGED = 1e-6
 """Of the first gradient: a row that is below it stays as it is."""

@@ -1,6 +1,5 @@
 """A direction from reference images: pairs that differ in one attribute only show it, without a model evaluation."""
 
-import torch
 from torch import Tensor
 
 from eim_ops.identify.text import text_direction
@@ -50,15 +49,3 @@ def _text_half(source: Conditioning, target: Conditioning) -> Conditioning:
             f"{tuple(target.pooled.shape[1:])}; encode both by one backbone"
         )
     return text_direction(source, target)
-
-
-def repeated(direction: Direction, count: int) -> Direction:
-    """A direction of one row as `count` equal rows, to be indexed or joined with others by rows.
-
-    `manipulate` takes the one row as it is. Raises ValueError for another number of rows or a count below 1.
-    """
-    if len(direction) != 1:
-        raise ValueError(f"the direction has {len(direction)} rows; repeat one of one row, such as direction[:1]")
-    if count < 1:
-        raise ValueError(f"a direction can't be repeated {count} times; give at least 1")
-    return direction[torch.zeros(count, dtype=torch.int64)]

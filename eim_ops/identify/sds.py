@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.encode import noised
 from eim_ops.joint import Conditioning
-from eim_ops.noise import levels, noise
+from eim_ops.noise import levels, noise, noised
 
 
 def dds_direction(

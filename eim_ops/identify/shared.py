@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.captioning.minimal_pair import prompt_words
 from eim_ops.joint import Conditioning, Direction
 
 _TENSORS, _METADATA = "direction.safetensors", "direction.json"
@@ -66,54 +65,9 @@ class SharedDirection:
             )
 
 
-def average(
-    direction: Direction, source_prompts: Sequence[str], target_prompts: Sequence[str], image_only: bool = False
-) -> Direction:
-    """The mean over rows, as one row. With `image_only` the text half is zero and the prompts aren't read.
-
-    Token differences can be averaged only where position i is the same word's in all of them: all prompts have one
-    number of words, and every pair differs at the same word positions (case and punctuation don't count). Words stand
-    for tokens here; a tokenizer that splits the edited words into unequal numbers still shifts what follows.
-    Raises ValueError naming the first misaligned pair. Source: method, 'Identify'; the criterion is ours.
-    """
-    if len(direction) == 0:
-        raise ValueError("the direction has no rows; average over at least one image")
-    image = direction.image.mean(0, keepdim=True)
-    text = direction.text
-    if image_only:
-        zeros = {name: torch.zeros_like(part[:1]) for name, part in text.parts().items()}
-        return Direction(image, Conditioning(**zeros))
-    if not len(direction) == len(source_prompts) == len(target_prompts):
-        raise ValueError(
-            f"{len(direction)} rows, {len(source_prompts)} source and {len(target_prompts)} target prompts; "
-            "give the prompts of each row"
-        )
-    _check_aligned(source_prompts, target_prompts)
-    return Direction(image, Conditioning(**{name: part.mean(0, keepdim=True) for name, part in text.parts().items()}))
-
-
 def image_half_alone(image: Tensor) -> Direction:
     """A direction (1, C, h, w) whose text half is every image's own: its tokens are none."""
     return Direction(image, Conditioning(torch.zeros(1, 0, 0), torch.zeros(1, 0)))
-
-
-def _check_aligned(source_prompts: Sequence[str], target_prompts: Sequence[str]) -> None:
-    edits = [_edit(source, target) for source, target in zip(source_prompts, target_prompts, strict=True)]
-    for index, (before, after, positions) in enumerate(edits):
-        if before != after or edits[index] != edits[0]:
-            raise ValueError(
-                f"text halves can't be averaged: pair {index} has {before} and {after} words and differs at word "
-                f"positions {positions}, pair 0 has {edits[0][0]} and {edits[0][1]} and differs at {edits[0][2]}; "
-                "use the image half only (image_only=True) or align the prompts; "
-                f"source {source_prompts[index]!r}, target {target_prompts[index]!r}"
-            )
-
-
-def _edit(source: str, target: str) -> tuple[int, int, list[int]]:
-    """Words of each prompt, and the positions where they differ."""
-    before, after = prompt_words(source), prompt_words(target)
-    changed = [i for i, (old, new) in enumerate(zip(before, after, strict=False)) if old != new]
-    return len(before), len(after), changed
 
 
 def save_direction(shared: SharedDirection, folder: Path) -> str:

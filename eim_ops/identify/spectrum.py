@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.encode import noised
 from eim_ops.joint import Conditioning
-from eim_ops.noise import noise
+from eim_ops.noise import noise, noised
 
 FILE = "spectrum.safetensors"
 _FLOOR = 1e-3

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.edit import EditTask, edit_images, round_trips
+from eim_ops.edit import edit_images, round_trips
 from eim_ops.method import Method
+from eim_ops.task import EditTask
 
 Reader = Callable[[np.ndarray], np.ndarray]
 """uint8 images (B, H, W, 3) to readings (B, A) of A attributes, each in units of its spread: a judge, CLIP, or VQA."""

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from eim_ops.edit import to_images
 from eim_ops.faces.attributes import ATTRIBUTES
 from eim_ops.faces.render import render
-from eim_ops.mini.face_set import draw_faces, to_model_range
+from eim_ops.mini.face_set import draw_faces
 
 _SEED, _FACES = 5, 64
 _FLOOR = 0.25
@@ -23,12 +23,12 @@ def attribute_weight(represent: Callable[[Tensor], Tensor]) -> Tensor:
     a hundredth of an image; unweighted, it is learned last. The optimum of a squared loss stays what it is. Ours.
     """
     faces = draw_faces(_SEED, _FACES)
-    base = represent(to_model_range(np.stack([render(face) for face in faces])))
+    base = represent(to_images([render(face) for face in faces]))
     total = torch.zeros(base.shape[2:])
     for attribute in ATTRIBUTES:
         moved = torch.zeros_like(total)
         for index in (0, len(attribute.values) - 1):
-            edited = to_model_range(np.stack([render(face.edited(attribute.name, index)) for face in faces]))
+            edited = to_images([render(face.edited(attribute.name, index)) for face in faces])
             moved += (represent(edited) - base).square().mean((0, 1))
         total += moved / moved.mean()
     return (_FLOOR + (1 - _FLOOR) * total / total.mean())[None, None]

@@ -31,7 +31,7 @@ _BATCH, _STEPS, _GUIDANCE = 64, 28, 3.0
 
 def measure_vae(round_trip: Callable[[torch.Tensor], torch.Tensor], pixels: np.ndarray) -> float:
     """Mean over images of the PSNR in dB of `round_trip`, images in [-1, 1], against uint8 (N, 64, 64, 3)."""
-    images = to_images(list(pixels))
+    images = to_images(pixels)
     returned = torch.cat([round_trip(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)])
     return float(psnr(returned, images, 2.0).mean())
 
@@ -86,7 +86,7 @@ def check() -> Mapping[str, Any]:
     `velocity_seconds` of 16 faces on two threads, and `jvp`: what the ways to a derivative err and cost."""
     judge = load_judge()
     held_out = face_set(HELD_OUT_SEED, _JUDGE_FACES)
-    backbone = load_backbone("mini-dit", None, "auto", "float32")
+    backbone = load_backbone("mini-dit", None, "cpu", "float32")
     assert isinstance(backbone, Sd3Backbone)
     vlm = measure_vlm(load_captioner("mini-vlm", None, "auto"), held_out.first(_VLM_FACES))
     dit = measure_dit(_generator(backbone.pipeline), judge, held_out.faces[:_DIT_FACES])

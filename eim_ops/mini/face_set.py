@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eim_ops.edit import to_images
 from eim_ops.faces.face import Face, sample_face
 from eim_ops.faces.render import SIZE, render
 
@@ -24,16 +25,11 @@ class FaceSet:
 
     def images(self, indices: np.ndarray) -> torch.Tensor:
         """Images as float32 (len(indices), 3, 64, 64) in [-1, 1]."""
-        return to_model_range(self.pixels[indices])
+        return to_images(self.pixels[indices])
 
     def first(self, count: int) -> "FaceSet":
         """The first `count` faces."""
         return FaceSet(self.faces[:count], self.pixels[:count])
-
-
-def to_model_range(pixels: np.ndarray) -> torch.Tensor:
-    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def draw_faces(seed: int, count: int, correlated: bool = False) -> list[Face]:

@@ -165,7 +165,7 @@ def export(work: Path, target: Path) -> None:
 
 def _conditional_spectrum(target: Path, work: Path) -> Tensor:
     """Of the model in `target`, on its own training faces with full captions."""
-    backbone, left = load_backbone(str(target)), []
+    backbone, left = load_backbone(str(target), device="cpu"), []
     faces, latents = draw_faces(0, _SPECTRUM_FACES), np.load(_latents(work), mmap_mode="r")
     for start in range(0, _SPECTRUM_FACES, _SPECTRUM_BATCH):
         rows = range(start, start + _SPECTRUM_BATCH)

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.encode import noised
 from eim_ops.joint import Conditioning, per_row
 from eim_ops.manipulate import guided_velocity
-from eim_ops.noise import noise
+from eim_ops.noise import noise, noised
 from eim_ops.peers.checks import check_number, check_whole
 
 

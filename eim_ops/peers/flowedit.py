@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.encode import noised
-from eim_ops.joint import Conditioning
+from eim_ops.joint import Conditioning, widened
 from eim_ops.manipulate import guided_velocity
-from eim_ops.noise import noise
+from eim_ops.noise import noise, noised
 from eim_ops.peers.checks import check_number, check_whole
 
 
@@ -47,7 +45,7 @@ def flowedit(
     """
     sigmas = backbone.grid(settings.steps, clean.shape[-2:])[-(settings.last + 1) :]
     # The steps are small: as in the authors' code they are added up in float32, whatever the model's dtype.
-    edited = clean.to(torch.promote_types(clean.dtype, torch.float32))
+    edited = widened(clean)
     for (sigma, below), eps in zip(pairwise(sigmas), noise(seeds, settings.last, clean.shape[1:]), strict=True):
         x = noised(clean, eps.to(clean), sigma)
         moved = x + (edited - clean).to(x.dtype)

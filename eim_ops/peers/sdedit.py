@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.encode import noised
 from eim_ops.joint import Conditioning
 from eim_ops.manipulate import sample
-from eim_ops.noise import noise
+from eim_ops.noise import noise, noised
 from eim_ops.peers.checks import check_number, check_whole
 
 

@@ -7,10 +7,12 @@ import torch
 
 from eim_ops.backbones.base import PromptTooLongError
 from eim_ops.backbones.sd3 import Sd3Backbone
-from eim_ops.edit import EditedImage, EditTask, edit_images, full_batches, to_images, to_pixels
+from eim_ops.edit import edit_images, full_batches, to_images, to_pixels
 from eim_ops.faces.face import sample_face
 from eim_ops.faces.render import render
+from eim_ops.identify import hsds
 from eim_ops.method import Method
+from eim_ops.task import EditedImage, EditTask
 
 METHOD = Method(steps=3, draws=2)
 SOURCE, SMILE, RED = (
@@ -81,16 +83,39 @@ def test_composition_differs_from_each_of_its_parts(backbone: Sd3Backbone) -> No
 
 
 def test_a_row_tells_how_its_direction_was_found(backbone: Sd3Backbone) -> None:
-    (dds, *_), (hsds, *_), (text, *_) = (
+    (by_dds, *_), (by_hsds, *_), (text, *_) = (
         run(backbone, faces(1), [TASKS], [0], replace(METHOD, image_half=half)) for half in ("dds", "hsds", "none")
     )
-    assert (dds.direction_method, dds.direction_residual, dds.direction_iterations) == ("dds", None, 0)
-    assert hsds.direction_method in ("hsds", "dds") and hsds.direction_iterations == METHOD.iterations
-    assert hsds.direction_residual is not None and hsds.direction_residual > 0
+    assert (by_dds.direction_method, by_dds.direction_residual, by_dds.direction_iterations) == ("dds", None, 0)
+    assert by_hsds.direction_residual is not None and by_hsds.direction_residual > 0
+    assert by_hsds.direction_iterations == METHOD.iterations
     assert (text.direction_method, text.direction_residual) == ("none", None)
     (inverted, *_) = run(backbone, faces(1), [TASKS], [0], replace(METHOD, trajectory="fixed_point"))
     assert inverted.recon_psnr is not None and inverted.recon_psnr > 10
-    assert dds.recon_psnr is None, "a coupled trajectory decodes to the source by construction"
+    assert by_dds.recon_psnr is None, "a coupled trajectory decodes to the source by construction"
+
+
+@pytest.mark.parametrize(
+    ("residual", "method", "told"), [(0.4, "hsds", 0.4), (0.6, "dds", 0.5), (torch.nan, "dds", 0.5)]
+)
+def test_a_row_tells_the_direction_that_it_got_and_what_that_one_leaves(
+    backbone: Sd3Backbone, monkeypatch: pytest.MonkeyPatch, residual: float, method: str, told: float
+) -> None:
+    def residuals(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((4,), residual), torch.full((4,), 0.5)
+
+    monkeypatch.setattr(hsds, "_held_out_residuals", residuals)
+    (edited,) = run(backbone, faces(1), [TASKS[:1]], [0], replace(METHOD, image_half="hsds"))
+    assert (edited.direction_method, edited.direction_residual) == (method, pytest.approx(told))
+
+
+@pytest.mark.parametrize("names", [(), ("another",)])
+def test_among_shared_directions_an_edit_that_names_none_of_them_is_told(
+    backbone: Sd3Backbone, names: tuple[str, ...]
+) -> None:
+    tasks, known = [[replace(TASKS[0], shared=("smile",)), replace(TASKS[1], shared=names)]], torch.zeros(1, 8, 16, 16)
+    with pytest.raises(ValueError, match=r"edit 'smile-half' names the shared directions .*; known are \['smile'\]"):
+        list(edit_images(backbone, faces(1), [SOURCE], tasks, METHOD, [0], 4, {"smile": known}))
 
 
 def test_a_prompt_too_long_is_an_error_not_a_cut(backbone: Sd3Backbone) -> None:

@@ -5,12 +5,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.editor import Editor
 from tests.eim_ops.test_edit import METHOD, SOURCE, TASKS, faces
 
 BATCH = 4
+
+
+def test_among_shared_directions_an_edit_that_names_none_of_them_is_told(backbone: Sd3Backbone) -> None:
+    editor = Editor(backbone, METHOD)
+    editor._shared["smile"] = torch.zeros(1, 8, 16, 16)
+    encoded = editor.encode(faces(1), [SOURCE], [0], BATCH)
+    with pytest.raises(ValueError, match=r"edit 'smile-1' names the shared directions \[\]; known are \['smile'\]"):
+        list(editor.manipulate(encoded, [{}], [SOURCE], [TASKS[:1]], [0], BATCH))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@ import torch
 
 from eim_ops.backbones.gaussian import GaussianBackbone, conditioned, mean_conditioning
 from eim_ops.backbones.sd3 import Sd3Backbone
-from eim_ops.encode import Solver, encode, inversion, invert, noised
+from eim_ops.encode import Solver, encode, inversion, invert
 from eim_ops.joint import Coupling, Inversion
 from eim_ops.method import Method
+from eim_ops.noise import noised
 
 SOLVERS: tuple[Solver, ...] = ("euler", "fixed_point", "midpoint")
 

@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
 from eim_ops.backbones.registry import UnknownFamilyError
 from eim_ops.load import load_backbone, load_captioner, model_revision
@@ -56,6 +58,27 @@ def test_models_of_the_hub_load_from_a_cache_offline_and_name_their_commit(tmp_p
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.stdout.split() == ["owner/backbone", COMMIT, "owner/vlm", COMMIT], done.stderr[-2000:]
+
+
+def test_a_model_of_the_hub_without_the_layout_and_a_hub_that_is_silent_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(error: Exception) -> None:
+        def download(*arguments: object, **settings: object) -> str:
+            raise error
+
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+
+    response = Mock(status_code=404, headers={})
+    fails(RemoteEntryNotFoundError("404 Client Error", response=response))
+    with pytest.raises(UnknownFamilyError, match=r"owner/name: no model_index.json; give a model in the layout"):
+        load_backbone("owner/name", COMMIT)
+    fails(LocalEntryNotFoundError("Please check your connection"))
+    with pytest.raises(ConnectionError, match=r"owner/name: model_index.json is not in .*hub gave no answer; check"):
+        load_backbone("owner/name", COMMIT)
+    fails(RepositoryNotFoundError("Repository Not Found", response=response))
+    with pytest.raises(RepositoryNotFoundError):
+        load_backbone("owner/name", COMMIT)
 
 
 @pytest.mark.parametrize("family", PIPELINES)

@@ -73,11 +73,18 @@ def test_fewer_prompt_tokens_pad_less(schnell: str) -> None:
         (Loading(compile=True), "loading.compile: StableDiffusion3Pipeline names no repeated blocks"),
         (Loading(attention_backend="native"), "loading.attention_backend has no effect on StableDiffusion3Pipeline"),
         (Loading(guidance=3.5), "loading.guidance: .* method.free_guidance is its guidance"),
+        (Loading(prompt_tokens=64), "loading.prompt_tokens: this StableDiffusion3Pipeline has no T5"),
     ],
 )
 def test_what_a_family_lacks_is_refused_by_key_before_weights(loading: Loading, message: str) -> None:
     with pytest.raises(LoadingError, match=message):
         checked_family("mini-dit", None, loading)
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_a_model_with_the_encoder_whose_tokens_they_are_takes_prompt_tokens(family: str, tmp_path: Path) -> None:
+    PIPELINES[family]().save_pretrained(tmp_path)
+    checked_family(str(tmp_path), None, Loading(prompt_tokens=64))
 
 
 def test_attention_that_fetches_code_is_not_among_the_allowed(schnell: str) -> None:
@@ -89,7 +96,8 @@ def attention_refused(pipeline: Any, name: str) -> str | None:
     """Why a pipeline's family refuses this attention; None where it takes it."""
     family, transformer = type(pipeline).__name__, type(pipeline.transformer).__name__
     try:
-        check_family(Loading(attention_backend=name), family, "true", FAMILIES[family].attention_kind, transformer)
+        kind = FAMILIES[family].attention_kind
+        check_family(Loading(attention_backend=name), family, "true", kind, transformer, True)
     except LoadingError as error:
         return str(error)
     return None

@@ -8,7 +8,7 @@ from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.encode import coupling, encode, inversion
 from eim_ops.identify.sds import dds_direction
 from eim_ops.identify.text import text_direction
-from eim_ops.joint import Direction, JointLatent
+from eim_ops.joint import Conditioning, Direction, JointLatent
 from eim_ops.manipulate import manipulate
 from eim_ops.method import Method, TrajectoryKind
 from eim_ops.peers.flowedit import FlowEditSettings, flowedit
@@ -49,6 +49,31 @@ def test_the_text_half_alone_falls_short_of_the_shift_unless_all_noise_is_put_on
         text_only = Direction(torch.zeros_like(direction.image), direction.text)
         moved = manipulate(world, joint, text_only, torch.ones(2, dtype=torch.float64)) - joint.clean
         assert torch.allclose(moved, direction.image, atol=1e-5) is whole
+
+
+class StraightWorld(GaussianBackbone):
+    """The velocity is the prompt's own, the same everywhere."""
+
+    def _velocity(self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        return conditioning.tokens[:, 0].unflatten(1, latents.shape[1:])
+
+
+@pytest.mark.parametrize("kind", TRAJECTORIES)
+def test_in_half_precision_steps_too_small_to_show_alone_add_up(kind: TrajectoryKind) -> None:
+    world = StraightWorld(torch.ones(SHAPE[1:], dtype=torch.bfloat16))
+    clean, sigmas = torch.ones(SHAPE, dtype=torch.bfloat16), torch.linspace(0.9, 0, 201)
+    source, target = mean_conditioning(-clean / 4), mean_conditioning(-clean / 2)
+    if kind == "coupled":
+        joint = JointLatent(clean, source, coupling(world, clean, source, sigmas, [0, 1]), sigmas)
+    else:
+        found = inversion(world, clean, source, sigmas, kind)
+        assert torch.allclose(found.noisy, clean * (1 - 0.9 / 4), atol=4e-3)
+        joint = JointLatent(clean, source, found, sigmas)
+    direction = Direction(torch.zeros_like(clean), text_direction(source, target))
+    for strength in (0.0, 0.1, 1.0):
+        edited = manipulate(world, joint, direction, torch.full((2,), strength))
+        assert torch.allclose(edited, clean * (1 + strength * 0.9 / 4), rtol=0, atol=4e-3)
+        assert edited.dtype == torch.bfloat16
 
 
 def tiny_joint(

@@ -6,16 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from eim_ops.backbones.adapter import PipelineBackbone
 from eim_ops.backbones.base import PromptTooLongError
 from eim_ops.backbones.registry import FAMILIES
-from eim_ops.edit import EditTask, edit_images
-from eim_ops.joint import Conditioning, FreeGuidance
+from eim_ops.edit import edit_images
+from eim_ops.encode import encode
+from eim_ops.identify.sds import dds_direction
+from eim_ops.identify.text import text_direction
+from eim_ops.joint import Conditioning, Direction, FreeGuidance
 from eim_ops.load import load_backbone
-from eim_ops.manipulate import sample
-from eim_ops.method import Method
+from eim_ops.manipulate import manipulate, sample
+from eim_ops.method import Method, TrajectoryKind
+from eim_ops.task import EditTask
 from tests.eim_ops.backbones.tiny import PIPELINES, PROMPTS, pipelines_image
 
 SIZES = {"square": (32, 32), "portrait": (48, 32), "landscape": (24, 64)}
@@ -23,6 +28,8 @@ SIZES = {"square": (32, 32), "portrait": (48, 32), "landscape": (24, 64)}
 
 @cache
 def tiny(family: str, dtype: torch.dtype = torch.float32) -> PipelineBackbone:
+    if family == "mini-dit":
+        return load_backbone(family, device="cpu", dtype=str(dtype).removeprefix("torch."))  # type: ignore[return-value]
     pipe = PIPELINES[family]().to(dtype)
     pipe.set_progress_bar_config(disable=True)
     return FAMILIES[type(pipe).__name__](pipe, f"tiny-{family}", "0")
@@ -68,6 +75,32 @@ def test_the_jvp_matches_finite_differences_and_the_vjp_is_its_adjoint(
 
 
 @pytest.mark.parametrize("family", PIPELINES)
+def test_a_vjp_with_checkpoints_is_the_one_without_and_nothing_else_meets_them(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, sigma, checkpoint, called = tiny(family), torch.tensor(0.6), torch.utils.checkpoint.checkpoint, []
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        called.append(arguments[0])
+        return checkpoint(*arguments, **settings)
+
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", counted)
+    x, u = latents_of(backbone, (24, 32), 6).chunk(2)
+    conditioning = backbone.encode_text(PROMPTS)
+    with_checkpoints = backbone.vjp(x, sigma, conditioning, u)
+    blocks = len(called)
+    assert blocks >= 2 and not backbone.pipeline.transformer.is_gradient_checkpointing
+    backbone.velocity(x, sigma, conditioning)
+    for step in (None, 1e-2):
+        monkeypatch.setattr(backbone, "jvp_step", step)
+        backbone.jvp(x, sigma, conditioning, u)
+    monkeypatch.setattr(backbone, "checkpoints", False)
+    without = backbone.vjp(x, sigma, conditioning, u)
+    assert len(called) == blocks and without.norm() > 1e-2
+    assert torch.equal(with_checkpoints, without)
+
+
+@pytest.mark.parametrize("family", PIPELINES)
 def test_a_whole_edit_with_hsds_is_finite_and_strength_0_is_the_source(family: str) -> None:
     backbone = tiny(family)
     image = np.random.default_rng(0).integers(0, 255, (48, 32, 3), dtype=np.uint8)
@@ -82,6 +115,32 @@ def test_a_whole_edit_with_hsds_is_finite_and_strength_0_is_the_source(family: s
     unedited = ((round_trip[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
     assert np.abs(still.pixels.astype(float) - unedited).max() <= 1
     assert (edited.pixels != still.pixels).any()
+
+
+@pytest.mark.parametrize("trajectory", ["coupled", "fixed_point"])
+@pytest.mark.parametrize("family", [*PIPELINES, "mini-dit"])
+def test_in_half_precision_strength_0_is_the_source_and_weak_edits_are_those_of_float32(
+    family: str, trajectory: TrajectoryKind
+) -> None:
+    changes, lengths = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        backbone = tiny(family, dtype)
+        free = 1.5 if backbone.guidance_kind == "true" else 1
+        method = Method(steps=4, trajectory=trajectory, free_guidance=free)
+        images = torch.rand((2, 3, 32, 48), generator=torch.Generator().manual_seed(0)) * 2 - 1
+        joint, target = (
+            encode(backbone, images, [PROMPTS[2]] * 2, [1, 2], method),
+            backbone.encode_text([PROMPTS[0]] * 2),
+        )
+        image = dds_direction(backbone, joint.clean, joint.conditioning, target, [1, 2], 2, method.sigma_max)
+        direction = Direction(image, text_direction(joint.conditioning, target))
+        edited = [manipulate(backbone, joint, direction, torch.full((2,), it)) for it in (0.0, 0.01, 0.1)]
+        assert all(one.dtype == dtype for one in edited)
+        assert torch.allclose(edited[0], joint.clean, rtol=0, atol=1e-6)
+        changes.append([one.float() - joint.clean.float() for one in edited[1:]])
+        lengths.append(joint.clean.float().norm())
+    for exact, half in zip(*changes, strict=True):
+        assert (half - exact).norm() < 0.03 * lengths[0], "what the model's own rounding makes of it"
 
 
 @pytest.mark.parametrize("family", PIPELINES)

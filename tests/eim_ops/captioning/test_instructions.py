@@ -25,5 +25,23 @@ def test_what_is_cut_or_of_another_form_is_refused(answer: str) -> None:
         GENERAL.read(answer)
 
 
+@pytest.mark.parametrize("instructions", [GENERAL, Instructions("describe", "{prompt} ; {request}")])
+@pytest.mark.parametrize("length", [0, 1, 1000, 1001])
+def test_a_prompt_has_1_to_1000_characters_with_json_or_without(instructions: Instructions, length: int) -> None:
+    prompt = "x" * length
+    answer = prompt if instructions.key is None else json.dumps({"prompt": prompt})
+    if 1 <= length <= 1000:
+        assert instructions.read(answer) == prompt
+        return
+    with pytest.raises(ValueError, match="the answer has no text of 1 to 1000 characters"):
+        instructions.read(answer)
+
+
+@pytest.mark.parametrize("answer", ["", " \n\t"])
+def test_a_blank_answer_is_no_prompt(answer: str) -> None:
+    with pytest.raises(ValueError, match="the answer has no text of 1 to 1000 characters; it starts ''"):
+        Instructions("describe", "{prompt} ; {request}").read(answer)
+
+
 def test_a_model_without_json_answers_with_the_prompt_alone() -> None:
     assert Instructions("describe", "{prompt} ; {request}").read(" a\nface ") == "a face"

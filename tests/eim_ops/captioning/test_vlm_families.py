@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from eim_ops.captioning.base import Refused
-from eim_ops.captioning.instructions import GENERAL
+from eim_ops.captioning.instructions import GENERAL, Instructions
 from eim_ops.captioning.processors import image_only
 from eim_ops.captioning.vlm import VlmCaptioner, load_vlm
 
@@ -222,6 +223,15 @@ def test_a_folder_as_the_hub_has_it_loads_as_the_same_captioner(
     assert all(torch.equal(inputs[0][name], inputs[1][name]) for name in inputs[0])
 
 
+@pytest.mark.parametrize("key", ["prompt", None])
+def test_a_model_with_its_own_questions_is_constrained_where_they_ask_for_json(key: str | None, tmp_path: Path) -> None:
+    made = captioner(llava)
+    made.model.config.eim_instructions = asdict(Instructions("describe", "{prompt} ; {request}", key=key))
+    saved(made, tmp_path)
+    loaded = load_vlm(tmp_path, "own", "0", "cpu")
+    assert (loaded.instructions.key, loaded.constrained) == (key, key is not None)
+
+
 def with_code(folder: Path, *files: str) -> Path:
     """Puts code beside a model that leaves a file when it is run, and names it in `files` for every Auto class."""
     mark = folder / "code-was-run"
@@ -295,3 +305,36 @@ def test_a_question_beyond_the_models_context_is_refused_and_never_cut(
     short, long = (str(answer) for answer in caught.value.answers)
     assert "the question has" not in short
     assert "it takes 1000: shorten it" in long
+
+
+def question(text: str) -> list[dict[str, object]]:
+    return [{"role": "user", "content": [{"type": "text", "text": text}]}]
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_answers_do_not_change_with_the_models_own_settings_of_decoding(seed: int | None) -> None:
+    plain, other = (captioner(llava, constrained=False, max_new_tokens=24) for _ in range(2))
+    other.model.generation_config.update(
+        repetition_penalty=50.0, do_sample=True, temperature=0.1, top_k=1, top_p=0.2
+    )  # fmt: skip
+    chats = [question("a face ; smile"), question("a face ; red hair")]
+    answers = [[str(answer) for answer in its._answer(chats, seed)] for its in (plain, other)]
+    assert answers[0] == answers[1]
+
+
+def test_an_answer_has_what_its_own_question_leaves_of_the_context_and_says_where_that_cut_it() -> None:
+    model = captioner(llava, constrained=False, max_new_tokens=20)
+    chats = [question("a face"), question("a face ; " + "smile " * 20)]
+    short, long = (
+        model.processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True)
+        for chat in chats
+    )
+    count = len(long["input_ids"][0])
+    assert len(short["input_ids"][0]) + 20 < count
+    alone = str(model._answer(chats[:1])[0])
+    model.model.config.get_text_config().max_position_embeddings = count + 5
+    answers = [str(answer) for answer in model._answer(chats)]
+    assert answers[0] == alone and "did not end its answer within 20 tokens; it starts" in alone
+    assert f"did not end its answer within 5 tokens, all that a question of {count} leaves of its context" in answers[1]
+    model.model.config.get_text_config().max_position_embeddings = count
+    assert f"the question has {count} tokens, with the answer it takes {count}: shorten" in str(model._answer(chats)[1])

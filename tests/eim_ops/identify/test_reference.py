@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from eim_ops.backbones.gaussian import GaussianBackbone, conditioned, mean_conditioning
 from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.encode import encode
-from eim_ops.identify.reference import reference_direction, repeated
-from eim_ops.joint import Conditioning, Direction
+from eim_ops.identify.reference import reference_direction
+from eim_ops.joint import Conditioning
 from eim_ops.manipulate import manipulate
 from eim_ops.method import Method
 
@@ -63,21 +63,7 @@ def test_one_pair_moves_many_other_images_by_what_it_shows(backbone: Sd3Backbone
     direction = reference_direction(pair[:1], pair[1:2], source, target)
     edited = manipulate(backbone, joint, direction, torch.ones(3))
     assert not torch.allclose(edited, joint.clean, atol=1e-2)
-    assert torch.equal(edited, manipulate(backbone, joint, repeated(direction, 3), torch.ones(3)))
-
-
-def test_a_row_repeats_in_both_halves() -> None:
-    one = Direction(randn(1, *LATENT), prompt())
-    three = repeated(one, 3)
-    assert len(three) == 3
-    for row in range(3):
-        assert torch.equal(three.image[row], one.image[0])
-        assert torch.equal(three.text.tokens[row], one.text.tokens[0])
-        assert torch.equal(three.text.pooled[row], one.text.pooled[0])
-    with pytest.raises(ValueError, match=r"has 3 rows; repeat one"):
-        repeated(three, 2)
-    with pytest.raises(ValueError, match="repeated 0 times; give at least 1"):
-        repeated(one, 0)
+    assert torch.equal(edited, manipulate(backbone, joint, direction[torch.zeros(3, dtype=torch.int64)], torch.ones(3)))
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from eim_ops.backbones.sd3 import Sd3Backbone
-from eim_ops.identify.shared import DirectionError, SharedDirection, average, load_direction, save_direction
+from eim_ops.identify.shared import DirectionError, SharedDirection, load_direction, save_direction
 from eim_ops.joint import Conditioning, Direction
 from eim_ops.method import Method
 from eim_ops.mini.train_dit import PROMPT_TOKENS
@@ -59,51 +57,6 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-@given(rows=st.integers(1, 3), seed=st.integers(0, 1000))
-def test_the_average_is_the_mean_over_rows_as_one_row(rows: int, seed: int) -> None:
-    direction = random_direction(rows, seed)
-    mean = average(direction, SOURCES[:rows], TARGETS[:rows])
-    assert len(mean) == 1
-    for one, all_rows in zip(tensors(mean), tensors(direction), strict=True):
-        assert torch.allclose(one[0], sum(all_rows[i] for i in range(rows)) / rows, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "found"),
-    [
-        ("a portrait with deep frown, young age", "a portrait with broad smile, young age", r"7 and 7 .*\[3, 4\]"),
-        ("a portrait with young age, slight smile", "a portrait with young age, broad smile", r"7 and 7 .*\[5\]"),
-        ("a portrait with deep frown", "a portrait with broad smile", r"5 and 5 .*\[3, 4\]"),
-        ("a portrait with young age", "a portrait with young age, broad smile", r"5 and 7 .*\[\]"),
-        (f"{SOURCES[0]}, no hat", f"{TARGETS[0]}, no hat", r"9 and 9 .*\[5, 6\]"),
-        (TARGETS[0], TARGETS[0], r"7 and 7 .*\[\]"),
-    ],
-    ids=["elsewhere", "fewer words of the edit", "shorter prompts", "inserted", "longer prompts", "no edit"],
-)
-def test_misaligned_prompts_are_refused_and_the_first_is_named(source: str, target: str, found: str) -> None:
-    direction = random_direction(4)
-    sources, targets = (*SOURCES[:2], source, source), (*TARGETS[:2], target, target)
-    with pytest.raises(ValueError, match=rf"pair 2 has {found}.*pair 0 .*\[5, 6\]; use the image half only") as caught:
-        average(direction, sources, targets)
-    assert "or align the prompts" in str(caught.value) and repr(source) in str(caught.value)
-    image_half = average(direction, sources, targets, image_only=True)
-    assert torch.allclose(image_half.image, direction.image.mean(0, keepdim=True))
-    assert image_half.text.tokens.shape == (1, TOKENS, 32) and not image_half.text.tokens.any()
-    assert image_half.text.pooled.shape == (1, 32) and not image_half.text.pooled.any()
-
-
-def test_an_insertion_is_misaligned_with_itself() -> None:
-    with pytest.raises(ValueError, match="pair 0 has 2 and 4 words"):
-        average(random_direction(1), ["a portrait"], ["a portrait broad smile"])
-
-
-def test_an_average_needs_rows_and_the_prompts_of_each() -> None:
-    with pytest.raises(ValueError, match="no rows; average over at least one"):
-        average(random_direction(1)[:0], [], [])
-    with pytest.raises(ValueError, match="2 rows, 2 source and 3 target prompts; give the prompts of each row"):
-        average(random_direction(2), SOURCES[:2], TARGETS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -48,4 +50,21 @@ def test_a_changed_text_condition_moves_what_an_unchanged_one_leaves(backbone: S
     found = text_conditions(backbone, IMAGES, PROMPTS, pairs, METHOD, batch=2)
     same = text_conditions(backbone, IMAGES, PROMPTS, [(p, p) for p in PROMPTS], METHOD, batch=2)
     assert found.effectiveness > 10 * same.effectiveness
-    assert found.decomposability <= 1
+
+
+def test_effects_that_add_have_decomposability_one_and_what_is_lost_between_them_counts_against(
+    backbone: Sd3Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = np.stack([np.full((4, 4, 3), level, np.uint8) for level in (100, 160)])
+    monkeypatch.setattr("eim_ops.metrics.disentanglement.round_trips", lambda *_: start)
+    for both, decomposability in ((30, 1.0), (20, 0.5)):
+        moves = {"0": 10, "1": 20, "both": both}
+        edited = [
+            SimpleNamespace(row=row, edit_id=edit, pixels=pixels + by)
+            for row, pixels in enumerate(start)
+            for edit, by in moves.items()
+        ]
+        monkeypatch.setattr("eim_ops.metrics.disentanglement.edit_images", lambda *_, its=edited: its)
+        found = text_conditions(backbone, list(start), PROMPTS, list(zip(AGE, SKIN, strict=True)), METHOD, batch=2)
+        assert found.decomposability == pytest.approx(decomposability)
+        assert found.effectiveness == pytest.approx(15 / 60)

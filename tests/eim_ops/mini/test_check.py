@@ -6,6 +6,8 @@ from eim_ops.faces.face import Face
 from eim_ops.faces.grammar import caption
 from eim_ops.faces.judge import Judge, load_judge
 from eim_ops.faces.render import render
+from eim_ops.load import load_captioner
+from eim_ops.mini import check
 from eim_ops.mini.check import measure_dit, measure_vae
 from eim_ops.mini.face_set import draw_faces
 
@@ -13,6 +15,22 @@ from eim_ops.mini.face_set import draw_faces
 @pytest.fixture(scope="module")
 def judge() -> Judge:
     return load_judge()
+
+
+def test_all_figures_are_measured_with_mini_dit_on_the_cpu_whatever_else_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faces = {"JUDGE": 32, "VAE": 8, "VLM": 4, "DIT": 4, "VELOCITY": 2}
+    for name, count in faces.items():
+        monkeypatch.setattr(check, f"_{name}_FACES", count)
+    monkeypatch.setattr(check, "_STEPS", 2)
+    monkeypatch.setattr(check, "measure_jvp", lambda *arguments: {})
+    captioner = load_captioner("mini-vlm", device="cpu")
+    monkeypatch.setattr(check, "load_captioner", lambda *arguments: captioner)
+    monkeypatch.setattr("eim_ops.load.pick_device", lambda device: torch.device("meta" if device == "auto" else device))
+    figures = check.check()
+    assert figures["vae_psnr"] > 30 and figures["vlm_accuracy"] > 0.9 and figures["velocity_seconds"] > 0
+    assert set(figures["dit_accuracy"]) == set(figures["judge"])
 
 
 def rendered(faces: list[Face], shift: int) -> dict[str, np.ndarray]:
