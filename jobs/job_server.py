@@ -161,7 +161,10 @@ async def _tail(client: JobSubmissionClient, job: str, log: _Log) -> None:
     stream = client.tail_job_logs(job)
     try:
         while True:
-            log.add(await asyncio.wait_for(anext(stream), _SILENCE_SECONDS))
+            # `wait_for` of Python 3.11 loses a Ctrl-C that comes with the next text.
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                text = await anext(stream)
+            log.add(text)
     except (StopAsyncIteration, TimeoutError):
         return
     finally:

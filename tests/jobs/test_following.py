@@ -1,6 +1,8 @@
 """Following a job while its stream breaks, falls silent or its server is gone; with a fake of Ray's client."""
 
 import asyncio
+import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -107,3 +109,15 @@ def test_a_server_that_stays_away_is_an_error_that_tells_of_the_job(monkeypatch:
     monkeypatch.setattr(job_server, "_PATIENCE_SECONDS", 0.0)
     with pytest.raises(JobServerError, match=r"no job server answers at .*; job eim-1 may go on, the same command"):
         followed(FakeClient([("one\n", BREAK)], [ConnectionError("refused")]))
+
+
+def test_ctrl_c_is_heard_while_more_of_the_log_is_there_already() -> None:
+    def interrupt(_: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0)  # let the handler run here, as it does while a line is printed
+
+    client = FakeClient([(LOG, SILENCE)], [JobStatus.RUNNING, JobStatus.RUNNING, JobStatus.SUCCEEDED])
+    calls = iter([interrupt])
+    with pytest.raises(KeyboardInterrupt):
+        follow(client, "eim-1", lambda text: next(calls, str)(text))  # type: ignore[arg-type]
+    assert client.tails == 1
