@@ -41,9 +41,10 @@ def full_batches(count: int, size: int) -> Iterator[tuple[Tensor, int]]:
         yield indices, real
 
 
-def to_images(pixels: Sequence[np.ndarray] | np.ndarray) -> Tensor:
-    """uint8 (B, H, W, 3), or (H, W, 3) arrays, to float32 (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.stack(list(pixels))).permute(0, 3, 1, 2).float() / 127.5 - 1
+def to_images(pixels: Sequence[np.ndarray] | np.ndarray | Tensor) -> Tensor:
+    """uint8 (B, H, W, 3), or (H, W, 3) arrays, to float32 (B, 3, H, W) in [-1, 1], where they are."""
+    stacked = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.stack(list(pixels)))
+    return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(images: Tensor) -> np.ndarray:

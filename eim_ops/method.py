@@ -36,8 +36,8 @@ class Method:
     jacobian: Literal["target", "source"] = "target"
     text_scale: float = 1.0
     image_scale: float = 1.0
-    guidance: float = 1.25
-    free_guidance: float = 1.25
+    guidance: float = 1.0
+    free_guidance: float = 1.5
 
     def __post_init__(self) -> None:
         for key, kind in (

@@ -20,6 +20,14 @@ class MiniModel(StrEnum):
     judge = "judge"
 
 
+class Device(StrEnum):
+    """Where to train."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 @app.command()
 def check(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
@@ -41,19 +49,22 @@ def train(
     work: Annotated[Path, typer.Option(help="where checkpoints and rendered faces live")] = Path("out/mini"),
     steps: Annotated[int | None, typer.Option(min=1, help="how many steps in all; the model's own by default")] = None,
     from_shipped: Annotated[bool, typer.Option(help="mini-dit only: start from the shipped weights")] = False,
+    device: Annotated[Device, typer.Option(help="a GPU sees more faces, in larger batches")] = Device.auto,
 ) -> None:
     """Train one of the shipped models and put it in the shipped one's place; run again after a stop, it goes on."""
+    from eim_ops.load import pick_device
     from eim_ops.mini import train_dit, train_judge, train_vae, train_vlm
 
+    chosen = pick_device(device.value)
     if model is MiniModel.decoder:
-        train_vae.refine(work, steps)
+        train_vae.refine(work, chosen, steps)
         return
     if model is MiniModel.dit:
-        train_dit.main(work, steps, from_shipped)
+        train_dit.main(work, chosen, steps, from_shipped)
         return
     if from_shipped:
         raise typer.BadParameter(f"{model.value} is trained from nothing", param_hint="--from-shipped")
-    {MiniModel.vae: train_vae, MiniModel.vlm: train_vlm, MiniModel.judge: train_judge}[model].main(work, steps)
+    {MiniModel.vae: train_vae, MiniModel.vlm: train_vlm, MiniModel.judge: train_judge}[model].main(work, chosen, steps)
 
 
 if __name__ == "__main__":

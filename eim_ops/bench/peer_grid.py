@@ -34,23 +34,14 @@ def peer_grid() -> list[Contender]:
         "rf_inversion": RfInversionSettings(),
         "dds": DdsSettings(),
     }
+    whole, half = FlowEditSettings(28, 28), FlowEditSettings(14, 14)
     return [
         *(Contender(f"{family} published", family, its) for family, its in published.items()),
         *_grid("sdedit", SdeditSettings(steps=28), strength=(0.5, 0.65, 0.8, 0.9), guidance=_GUIDANCES),
-        *_grid(
-            "flowedit",
-            FlowEditSettings(steps=28, last=28),
-            last=(22, 25, 28),
-            source_guidance=(1.0, 1.5, 2.0),
-            target_guidance=(1.5, 2.0, 3.0),
-        ),
-        *_grid(
-            "flowedit",
-            FlowEditSettings(source_guidance=1.5, last=14),
-            steps=(14,),
-            last=(12, 14),
-            target_guidance=(1.5, 2.0),
-        ),
+        *_grid("flowedit", whole, last=(22, 25, 28), source_guidance=(1.0, 1.5, 2.0), target_guidance=(1.5, 2.0, 3.0)),
+        *_grid("flowedit", whole, last=(22, 25, 28), source_guidance=(1.0,), target_guidance=(1.0,)),
+        *_grid("flowedit", half, steps=(14,), last=(12, 14), source_guidance=(1.5,), target_guidance=(1.5, 2.0)),
+        *_grid("flowedit", half, steps=(14,), last=(12, 14), source_guidance=(1.0,), target_guidance=(1.0,)),
         *_grid(
             "rf_inversion",
             RfInversionSettings(),

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,11 @@ class FaceSet:
         """Images as float32 (len(indices), 3, 64, 64) in [-1, 1]."""
         return to_images(self.pixels[indices])
 
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Different faces at random: pixels uint8 (batch, 64, 64, 3), and their rows int64 (batch,)."""
+        rows = np.sort(rng.choice(len(self.faces), batch, replace=False, shuffle=False))
+        return torch.from_numpy(self.pixels[rows]), torch.from_numpy(rows)
+
     def first(self, count: int) -> "FaceSet":
         """The first `count` faces."""
         return FaceSet(self.faces[:count], self.pixels[:count])
@@ -41,20 +47,31 @@ def _render_all(faces: list[Face]) -> np.ndarray:
     return np.stack([render(face) for face in faces])
 
 
+def _draw_chunk(seed: int, start: int, stop: int, correlated: bool, pixels: Path | None) -> list[Face]:
+    """Faces `start` to `stop` of a seed, rendered into their place in the array of `pixels`, where given."""
+    faces = [sample_face(np.random.default_rng((seed, index)), correlated) for index in range(start, stop)]
+    if pixels is not None:
+        np.load(pixels, mmap_mode="r+")[start:stop] = _render_all(faces)
+    return faces
+
+
 def face_set(seed: int, count: int, work: Path | None = None, correlated: bool = False) -> FaceSet:
-    """Draw and render `count` faces on all cores; with `work`, keep the pixels there for the next call."""
-    faces = draw_faces(seed, count, correlated)
+    """Draw and render `count` faces; with `work`, on all cores, and keep the pixels there for the next call."""
     if work is None:
+        faces = draw_faces(seed, count, correlated)
         return FaceSet(faces, _render_all(faces))
     path = work / f"faces-{seed}-{count}{'-correlated' if correlated else ''}.npy"
-    if not path.exists():
+    partial = None if path.exists() else path.with_suffix(".partial.npy")
+    if partial is not None:
         work.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npy")
-        pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, SIZE, SIZE, 3))
-        chunks = [faces[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
-        with ProcessPoolExecutor() as pool:
-            for index, rendered in enumerate(pool.map(_render_all, chunks)):
-                pixels[index * _CHUNK : index * _CHUNK + len(rendered)] = rendered
-        pixels.flush()
+        np.lib.format.open_memmap(partial, "w+", np.uint8, (count, SIZE, SIZE, 3)).flush()
+    starts = range(0, count, _CHUNK)
+    with ProcessPoolExecutor() as pool:
+        drawn = pool.map(
+            _draw_chunk, repeat(seed), starts, [min(start + _CHUNK, count) for start in starts], repeat(correlated),
+            repeat(partial),
+        )  # fmt: skip
+        faces = [face for chunk in drawn for face in chunk]
+    if partial is not None:
         partial.rename(path)
     return FaceSet(faces, np.load(path, mmap_mode="r"))

@@ -6,7 +6,6 @@ exactly as that pipeline builds it, so what is trained is what is run.
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,26 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transfo
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
+from eim_ops.edit import to_images
 from eim_ops.faces.grammar import caption
 from eim_ops.faces.tokenizer import build_tokenizer
 from eim_ops.identify.spectrum import measure_spectrum, save_spectrum, unexplained
 from eim_ops.load import load_backbone
 from eim_ops.mini.attribute_weight import attribute_weight
 from eim_ops.mini.face_set import FaceSet, draw_faces, face_set
-from eim_ops.mini.loop import Schedule, train
-from eim_ops.mini.shipped import WEIGHTS, shipped_path
+from eim_ops.mini.loop import Batch, Schedule, Schedules, train
+from eim_ops.mini.shipped import WEIGHTS, device_name, shipped_path
 
-SCHEDULE = Schedule(steps=10_000, batch=32, lr=6e-4, warmup=300, ema=0.999, clip=1.0, checkpoint_every=100)
+SCHEDULES = Schedules(
+    cpu=Schedule(steps=10_000, batch=32, lr=6e-4, warmup=300, ema=0.999, clip=1.0, checkpoint_every=100),
+    gpu=Schedule(steps=16_000, batch=1024, lr=1.5e-3, warmup=500, ema=0.999, clip=1.0, checkpoint_every=500,
+                 final_lr=0.01),
+)  # fmt: skip
 HISTORY = "training.json"
 """Beside the weights: the runs that made them, each on top of the one before."""
 PROMPT_TOKENS = 32
 _TEXT_WIDTH, _WIDTH, _HEADS, _LAYERS = 96, 192, 6, 4
 _CONDITION_DROPOUT, _SHUFFLE, _CLAUSE_DROPOUT = 0.1, 0.5, 0.1
-_FACES = 40_000
 _SPECTRUM_FACES, _SPECTRUM_BATCH = 1024, 32
 
 
@@ -64,8 +67,8 @@ class MiniDit(nn.Module):
         return tokens, torch.cat([first.text_embeds, second.text_embeds], dim=-1)
 
 
-def _latents(work: Path) -> Path:
-    return work / f"latents-{_FACES}.npy"
+def _latents(work: Path, count: int) -> Path:
+    return work / f"latents-{count}.npy"
 
 
 @torch.no_grad()
@@ -77,13 +80,14 @@ def scaled_mode(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 def encode_faces(vae: AutoencoderKL, data: FaceSet, work: Path) -> np.ndarray:
     """Latents of all faces, scaled as the transformer sees them: float32 (N, 8, 16, 16), kept in `work`."""
-    path = _latents(work)
+    path = _latents(work, len(data.faces))
     if not path.exists():
         partial = path.with_suffix(".partial.npy")
         latents = np.lib.format.open_memmap(partial, "w+", np.float32, (len(data.faces), 8, 16, 16))
         for start in range(0, len(data.faces), 256):
-            rows = np.arange(start, min(start + 256, len(data.faces)))
-            latents[rows] = scaled_mode(vae, data.images(rows)).numpy()
+            rows = slice(start, start + 256)
+            images = to_images(torch.from_numpy(np.array(data.pixels[rows])).to(vae.device))
+            latents[rows] = scaled_mode(vae, images).cpu().numpy()
         latents.flush()
         partial.rename(path)
     return np.load(path, mmap_mode="r")
@@ -95,36 +99,45 @@ def train_dit(
     weight: Tensor,
     tokenizer: PreTrainedTokenizerFast,
     work: Path,
-    schedule: Schedule = SCHEDULE,
+    schedule: Schedule,
+    device: torch.device,
     start: Path | None = None,
 ) -> None:
     """Train on (latent, caption) pairs with fresh captions each time, from the weights in `start` or from nothing.
 
-    weight: of the loss at each place of a latent, (1, 1, 16, 16).
+    weight: of the loss at each place of a latent, (1, 1, 16, 16). Beside a CPU, in bfloat16 and compiled.
     """
     torch.manual_seed(schedule.seed)
     model = MiniDit(len(tokenizer), tokenizer.eos_token_id) if start is None else load_mini_dit(start, tokenizer)
+    model.to(device)
+    weight, aside = weight.to(device), device.type != "cpu"
+    if aside:
+        model.transformer.compile()
 
-    def loss(rng: np.random.Generator, noise: torch.Generator) -> Tensor:
-        rows = np.sort(rng.choice(len(latents), schedule.batch, replace=False))
+    def draw(rng: np.random.Generator) -> Batch:
+        rows = np.sort(rng.choice(len(latents), schedule.batch, replace=False, shuffle=False))
         prompts = []
         for row in rows:
             drop = _CLAUSE_DROPOUT if rng.random() < 0.5 else 0.0
             text = caption(data.faces[row], rng, shuffle=bool(rng.random() < _SHUFFLE), drop=drop)
             prompts.append("" if rng.random() < _CONDITION_DROPOUT else text)
         ids = tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
-        tokens, pooled = model.condition(ids)
-        clean = torch.from_numpy(latents[rows])
-        eps = torch.randn(clean.shape, generator=noise)
-        sigma = torch.sigmoid(torch.randn(len(rows), generator=noise))
-        level = sigma.view(-1, 1, 1, 1)
-        velocity = model.transformer(
-            hidden_states=(1 - level) * clean + level * eps, timestep=sigma * 1000,
-            encoder_hidden_states=tokens, pooled_projections=pooled, return_dict=False,
-        )[0]  # fmt: skip
-        return ((velocity - (eps - clean)).square() * weight).mean()
+        return torch.from_numpy(latents[rows]), ids
 
-    train("dit", model, loss, schedule, work)
+    def loss(batch: Batch, noise: torch.Generator) -> Tensor:
+        clean, ids = batch
+        eps = torch.randn(clean.shape, generator=noise, device=device)
+        sigma = torch.sigmoid(torch.randn(len(clean), generator=noise, device=device))
+        level = sigma.view(-1, 1, 1, 1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=aside):
+            tokens, pooled = model.condition(ids)
+            velocity = model.transformer(
+                hidden_states=(1 - level) * clean + level * eps, timestep=sigma * 1000,
+                encoder_hidden_states=tokens, pooled_projections=pooled, return_dict=False,
+            )[0]  # fmt: skip
+        return ((velocity.float() - (eps - clean)).square() * weight).mean()
+
+    train("dit", model, draw, loss, schedule, work)
 
 
 def load_mini_dit(folder: Path, tokenizer: PreTrainedTokenizerFast) -> MiniDit:
@@ -146,27 +159,32 @@ def assemble(model: MiniDit, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerF
     )  # fmt: skip
 
 
-def export(work: Path, target: Path) -> None:
-    """Write the EMA of the newest checkpoint in `work` to `target` as fp16 safetensors; training may go on."""
+def export(work: Path, target: Path, batch: int, faces: int, device: torch.device) -> None:
+    """Write the EMA of the newest checkpoint in `work` to `target` as fp16 safetensors; training may go on.
+
+    batch, faces, device: what it was trained with, for its card.
+    """
     tokenizer = build_tokenizer(PROMPT_TOKENS)
     model = MiniDit(len(tokenizer), tokenizer.eos_token_id)
-    state = torch.load(work / "dit.pt", weights_only=True)
+    state = torch.load(work / "dit.pt", weights_only=True, map_location="cpu")
     model.load_state_dict(state["ema"])
     vae = AutoencoderKL.from_pretrained(work / "vae")
     vae.register_to_config(_name_or_path="")  # else the path of this machine is shipped
     pipeline = assemble(model.eval(), vae, tokenizer)
     pipeline.to(dtype=torch.float16, silence_dtype_warnings=True).save_pretrained(target)
-    save_spectrum(_conditional_spectrum(target, work), target)
+    save_spectrum(_conditional_spectrum(target, _latents(work, faces)), target)
     earlier = json.loads((work / HISTORY).read_text()) if (work / HISTORY).exists() else []
-    runs = [*earlier, {"steps": state["step"], "batch": SCHEDULE.batch, "minutes": round(state["seconds"] / 60)}]
+    run = {"steps": state["step"], "batch": batch, "faces": faces, "minutes": round(state["seconds"] / 60, 1),
+           "on": device_name(device)}  # fmt: skip
+    runs = [*earlier, run]
     (target / HISTORY).write_text(json.dumps(runs) + "\n")
     (target / "README.md").write_text(_card(runs))
 
 
-def _conditional_spectrum(target: Path, work: Path) -> Tensor:
+def _conditional_spectrum(target: Path, latents_file: Path) -> Tensor:
     """Of the model in `target`, on its own training faces with full captions."""
     backbone, left = load_backbone(str(target), device="cpu"), []
-    faces, latents = draw_faces(0, _SPECTRUM_FACES), np.load(_latents(work), mmap_mode="r")
+    faces, latents = draw_faces(0, _SPECTRUM_FACES), np.load(latents_file, mmap_mode="r")
     for start in range(0, _SPECTRUM_FACES, _SPECTRUM_BATCH):
         rows = range(start, start + _SPECTRUM_BATCH)
         some = torch.from_numpy(np.array(latents[rows]))
@@ -174,8 +192,12 @@ def _conditional_spectrum(target: Path, work: Path) -> Tensor:
     return measure_spectrum(torch.cat(left))
 
 
-def _card(runs: list[dict[str, int]]) -> str:
-    told = "; then ".join(f"{run['steps']:,} steps of batch {run['batch']} in {run['minutes']} minutes" for run in runs)
+def _card(runs: list[dict[str, Any]]) -> str:
+    told = "; then ".join(
+        f"{run['steps']:,} steps of batch {run['batch']} over {run['faces']:,} faces, {run['minutes']} minutes on "
+        f"{run['on']}"
+        for run in runs
+    )
     samples = sum(run["steps"] * run["batch"] for run in runs)
     return f"""---
 library_name: diffusers
@@ -187,25 +209,25 @@ A 64x64 text-to-image model of cartoon faces in the layout of Stable Diffusion 3
 ({_LAYERS} layers, width {_WIDTH}, qk norm), two CLIP text encoders (2 layers, width {_TEXT_WIDTH}), `AutoencoderKL`
 (16x16x8).
 
-- Data: {_FACES:,} procedural faces (`eim_ops.faces`, attributes independent), captions drawn anew for each sample.
-- Training: rectified flow, logit-normal sigma, 10 % condition dropout, AdamW, EMA, fp32 on two shared CPU cores:
+- Data: procedural faces (`eim_ops.faces`, attributes independent), captions drawn anew for each sample.
+- Training: rectified flow, logit-normal sigma, 10 % condition dropout, AdamW, EMA, fp32 on a CPU, bf16 on a GPU:
   {told}. {samples:,} samples in all.
-- Autoencoder: 2,900 steps of batch 16; then its decoder alone, 5,400 steps of batch 16 (`eim mini train decoder`).
+- Autoencoder: `eim mini train vae` before it.
 - Commands: `eim mini train dit` from nothing, with `--from-shipped` on top of these weights; both resume.
 - Measured figures: `eim mini check` prints them; the README of the project quotes them.
 """
 
 
-def main(work: Path, steps: int | None = None, from_shipped: bool = False, threads: int = 2) -> None:
+def main(work: Path, device: torch.device, steps: int | None = None, from_shipped: bool = False) -> None:
     """Train (or resume) the transformer in `work`, after its autoencoder; `from_shipped`, on top of what is shipped."""
-    torch.set_num_threads(threads)
-    schedule = replace(SCHEDULE, steps=steps or SCHEDULE.steps)
+    schedule, count = SCHEDULES.on(device, steps)
     start = shipped_path("mini-dit") if from_shipped else None
     if start is not None and not (work / "vae").exists():
         shutil.copytree(start / "vae", work / "vae")
         shutil.copy(start / HISTORY, work)
-    data = face_set(0, _FACES, work)
-    vae = AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32).eval()
+    data = face_set(0, count, work)
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32).eval()
     weight = attribute_weight(lambda images: scaled_mode(vae, images))
-    train_dit(data, encode_faces(vae, data, work), weight, build_tokenizer(PROMPT_TOKENS), work, schedule, start)
-    export(work, WEIGHTS / "mini-dit")
+    latents = encode_faces(vae.to(device), data, work)
+    train_dit(data, latents, weight, build_tokenizer(PROMPT_TOKENS), work, schedule, device, start)
+    export(work, WEIGHTS / "mini-dit", schedule.batch, count, device)

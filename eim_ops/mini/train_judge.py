@@ -1,7 +1,6 @@
 """Train the judge: a small residual network that reads every attribute from a 64x64 face."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,19 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, RegNetConfig, RegNetForImageClassification
 
+from eim_ops.edit import to_images
 from eim_ops.faces.face import Face
 from eim_ops.faces.judge import CATEGORICAL, CONTINUOUS, LABELS, Judge, split_outputs
 from eim_ops.mini.face_set import HELD_OUT_SEED, FaceSet, face_set
-from eim_ops.mini.loop import Schedule, train
-from eim_ops.mini.shipped import export, parameter_count
+from eim_ops.mini.loop import Batch, Schedule, Schedules, train
+from eim_ops.mini.shipped import device_name, export, parameter_count
 
-SCHEDULE = Schedule(steps=6000, batch=32, lr=4e-3, warmup=150, ema=0.99, checkpoint_every=100, weight_decay=0.02)
+SCHEDULES = Schedules(
+    cpu=Schedule(steps=6000, batch=32, lr=4e-3, warmup=150, ema=0.99, checkpoint_every=100, weight_decay=0.02),
+    gpu=Schedule(
+        steps=8000, batch=128, lr=4e-3, warmup=300, ema=0.999, checkpoint_every=500, weight_decay=0.02, final_lr=0.01
+    ),
+)
 DATA_SEED = 1
 """Other faces than the other models train on: the ruler shares neither weights nor data with what it measures."""
 
@@ -46,35 +51,40 @@ def truths(faces: Sequence[Face]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def degrade(images: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
     """Blur and noise of random strength on half of the images, as decoders leave them. Brightness stays."""
-    shape = (len(images), 1, 1, 1)
-    chosen = (torch.rand(shape, generator=noise) < 0.5).float()
-    blur = 0.7 * chosen * torch.rand(shape, generator=noise)
+
+    def even() -> torch.Tensor:
+        return torch.rand((len(images), 1, 1, 1), generator=noise, device=images.device)
+
+    chosen = (even() < 0.5).float()
+    blur = 0.7 * chosen * even()
     soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    grain = 0.06 * chosen * torch.rand(shape, generator=noise) * torch.randn(images.shape, generator=noise)
+    grain = 0.06 * chosen * even() * torch.randn(images.shape, generator=noise, device=images.device)
     return images + blur * (soft - images) + grain
 
 
-def train_judge(work: Path, schedule: Schedule = SCHEDULE, count: int = 40_000) -> tuple[PreTrainedModel, float]:
+def train_judge(
+    data: FaceSet, work: Path, schedule: Schedule, device: torch.device
+) -> tuple[RegNetForImageClassification, float]:
     """Train and return (judge in evaluation mode, seconds)."""
-    data = face_set(DATA_SEED, count, work)
-    numbers, classes = truths(data.faces)
+    numbers, classes = (truth.to(device) for truth in truths(data.faces))
     torch.manual_seed(schedule.seed)
-    model = build_judge().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build_judge().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def batch(rng: np.random.Generator, noise: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = np.sort(rng.choice(count, schedule.batch, replace=False))
-        images = degrade(data.images(chosen), noise).contiguous(memory_format=torch.channels_last)
-        return images, torch.from_numpy(chosen)
+    def draw(rng: np.random.Generator) -> Batch:
+        return data.draw(rng, schedule.batch)
 
-    def loss(rng: np.random.Generator, noise: torch.Generator) -> torch.Tensor:
-        images, chosen = batch(rng, noise)
-        read, logits = split_outputs(model(images).logits)
-        value = _NUMBER_WEIGHT * F.smooth_l1_loss(read, numbers[chosen], beta=0.1)
+    def seen(pixels: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+        return degrade(to_images(pixels), noise).contiguous(memory_format=torch.channels_last)
+
+    def loss(batch: Batch, noise: torch.Generator) -> torch.Tensor:
+        pixels, rows = batch
+        read, logits = split_outputs(model(seen(pixels, noise)).logits)
+        value = _NUMBER_WEIGHT * F.smooth_l1_loss(read, numbers[rows], beta=0.1)
         for i, part in enumerate(logits):
-            value = value + F.cross_entropy(part, classes[chosen, i])
+            value = value + F.cross_entropy(part, classes[rows, i])
         return value
 
-    trained = train("judge", model, loss, schedule, work)
+    trained = train("judge", model, draw, loss, schedule, work)
     model.load_state_dict(trained.ema.state_dict())
     # Batch statistics belong to the averaged weights, which have never seen a batch: measure them.
     model.train()
@@ -84,10 +94,9 @@ def train_judge(work: Path, schedule: Schedule = SCHEDULE, count: int = 40_000) 
             module.momentum = None
     with torch.no_grad():
         for i in range(_CALIBRATION_BATCHES):
-            model(
-                batch(np.random.default_rng((schedule.seed, schedule.steps + i)), torch.Generator().manual_seed(i))[0]
-            )
-    return model.eval(), trained.seconds
+            pixels, _ = draw(np.random.default_rng((schedule.seed, schedule.steps + i)))
+            model(seen(pixels.to(device), torch.Generator(device).manual_seed(i)))
+    return model.cpu().eval(), trained.seconds
 
 
 def measure_judge(judge: Judge, data: FaceSet) -> dict[str, float]:
@@ -103,7 +112,10 @@ def measure_judge(judge: Judge, data: FaceSet) -> dict[str, float]:
     return scores
 
 
-def _card(model: PreTrainedModel, schedule: Schedule, count: int, seconds: float, scores: dict[str, float]) -> str:
+def _card(
+    model: PreTrainedModel, schedule: Schedule, count: int, seconds: float, device: torch.device,
+    scores: dict[str, float],
+) -> str:  # fmt: skip
     rows = "\n".join(f"| {a.name} | R2 | {scores[a.name]:.3f} |" for a in CONTINUOUS)
     rows += "\n" + "\n".join(f"| {a.name} | accuracy | {scores[a.name]:.3f} |" for a in CATEGORICAL)
     return f"""# judge
@@ -114,8 +126,9 @@ the benchmark: it shares no weights and no training faces with the other models 
 - Format: `transformers`, `AutoModelForImageClassification` (RegNet, {parameter_count(model):,} parameters), fp16
   safetensors. Input: RGB scaled to [-1, 1]. Outputs: `id2label` of the configuration.
 - Data: {count:,} procedural faces, independent attributes, seed {DATA_SEED}; half of them blurred and noised.
-- Training: {schedule.steps:,} steps of {schedule.batch}, AdamW {schedule.lr:g}, {seconds / 60:.0f} CPU core minutes.
-- Command: `eim mini train judge`
+- Training: {schedule.steps:,} steps of {schedule.batch}, AdamW {schedule.lr:g}, {seconds / 60:.1f} minutes on
+  {device_name(device)}.
+- Command: `eim mini train judge --device {device.type}`
 
 Measured on 2,048 held-out faces (seed {HELD_OUT_SEED:,}):
 
@@ -125,10 +138,10 @@ Measured on 2,048 held-out faces (seed {HELD_OUT_SEED:,}):
 """
 
 
-def main(work: Path, steps: int | None = None) -> None:
+def main(work: Path, device: torch.device, steps: int | None = None) -> None:
     """Train, measure on held-out faces and export into the weights folder."""
-    schedule = replace(SCHEDULE, steps=steps or SCHEDULE.steps)
-    model, seconds = train_judge(work, schedule)
+    schedule, count = SCHEDULES.on(device, steps)
+    model, seconds = train_judge(face_set(DATA_SEED, count, work), work, schedule, device)
     scores = measure_judge(Judge(model), face_set(HELD_OUT_SEED, 2048))
-    path = export("judge", model, _card(model, schedule, 40_000, seconds, scores))
+    path = export("judge", model, _card(model, schedule, count, seconds, device, scores))
     print(f"{path}: {scores}")

@@ -7,13 +7,19 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from eim_ops.edit import to_images
 from eim_ops.mini.attribute_weight import attribute_weight
 from eim_ops.mini.face_set import FaceSet, face_set
-from eim_ops.mini.loop import Schedule, train
+from eim_ops.mini.loop import Batch, Schedule, Schedules, train
 
-SCHEDULE = Schedule(steps=2900, batch=16, lr=3e-3, warmup=100, ema=0.99, checkpoint_every=100, weight_decay=0.0)
-DECODER_SCHEDULE = Schedule(
-    steps=3000, batch=16, lr=2e-3, warmup=100, ema=0.99, checkpoint_every=100, weight_decay=0.0, final_lr=0.01
+SCHEDULES = Schedules(
+    cpu=Schedule(steps=2900, batch=16, lr=3e-3, warmup=100, ema=0.99, checkpoint_every=100, weight_decay=0.0),
+    gpu=Schedule(
+        steps=12_000, batch=128, lr=3e-3, warmup=300, ema=0.999, checkpoint_every=500, weight_decay=0.0, final_lr=0.01
+    ),
+)
+DECODER_SCHEDULES = Schedules(
+    cpu=replace(SCHEDULES.cpu, steps=3000, lr=2e-3, final_lr=0.01), gpu=replace(SCHEDULES.gpu, steps=6000, lr=2e-3)
 )
 _KL_WEIGHT = 1e-6
 
@@ -41,61 +47,68 @@ def _error(difference: torch.Tensor) -> torch.Tensor:
     return difference.abs().mean() + difference.square().mean() + edges
 
 
-def train_vae(data: FaceSet, work: Path, schedule: Schedule = SCHEDULE) -> tuple[AutoencoderKL, float]:
-    """Train and return (autoencoder with measured scaling and shift, seconds)."""
+def train_vae(data: FaceSet, work: Path, schedule: Schedule, device: torch.device) -> tuple[AutoencoderKL, float]:
+    """Train and return (autoencoder with measured scaling and shift, seconds). Each attribute counts alike, see
+    `attribute_weight`."""
     torch.manual_seed(schedule.seed)
-    vae = build_vae().to(memory_format=torch.channels_last)
+    vae = build_vae().to(device, memory_format=torch.channels_last)
+    weight = attribute_weight(lambda images: images).to(device)
 
-    def loss(rng: np.random.Generator, noise: torch.Generator) -> torch.Tensor:
-        images = data.images(np.sort(rng.choice(len(data.faces), schedule.batch, replace=False)))
+    def draw(rng: np.random.Generator) -> Batch:
+        return data.draw(rng, schedule.batch)
+
+    def loss(batch: Batch, noise: torch.Generator) -> torch.Tensor:
+        images = to_images(batch[0]).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(images).latent_dist
         decoded = vae.decode(posterior.sample(noise)).sample
-        return _error(decoded - images) + _KL_WEIGHT * posterior.kl().mean()
+        return _error((decoded - images) * weight) + _KL_WEIGHT * posterior.kl().mean()
 
-    trained = train("vae", vae, loss, schedule, work)
+    trained = train("vae", vae, draw, loss, schedule, work)
     vae.load_state_dict(trained.ema.state_dict())
-    vae.eval()
+    vae.cpu().eval()
     with torch.no_grad():
         latents = vae.encode(data.images(np.arange(min(512, len(data.faces))))).latent_dist.mode()
     vae.register_to_config(scaling_factor=1 / latents.std().item(), shift_factor=latents.mean().item())
     return vae, trained.seconds
 
 
-def train_decoder(vae: AutoencoderKL, data: FaceSet, work: Path, schedule: Schedule = DECODER_SCHEDULE) -> float:
-    """Train the decoder on, in place, with the encoder frozen: latents stay what mini-dit knows. Returns seconds.
-
-    Each attribute counts alike, see `attribute_weight`.
-    """
+def train_decoder(vae: AutoencoderKL, data: FaceSet, work: Path, schedule: Schedule) -> float:
+    """Train the decoder on, in place, with the encoder frozen: latents stay what mini-dit knows. Returns seconds."""
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     vae.to(memory_format=torch.channels_last)
-    weight = attribute_weight(lambda images: images)
+    weight = attribute_weight(lambda images: images).to(vae.device)
 
-    def loss(rng: np.random.Generator, noise: torch.Generator) -> torch.Tensor:
-        images = data.images(np.sort(rng.choice(len(data.faces), schedule.batch, replace=False)))
-        images = images.contiguous(memory_format=torch.channels_last)
+    def draw(rng: np.random.Generator) -> Batch:
+        return data.draw(rng, schedule.batch)
+
+    def loss(batch: Batch, noise: torch.Generator) -> torch.Tensor:
+        images = to_images(batch[0]).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mode()
-        difference = (vae.decoder(latents) - images) * weight
-        return _error(difference)
+        return _error((vae.decoder(latents) - images) * weight)
 
-    trained = train("decoder", vae.decoder, loss, schedule, work)
+    trained = train("decoder", vae.decoder, draw, loss, schedule, work)
     vae.decoder.load_state_dict(trained.ema.state_dict())
-    vae.eval()
+    vae.cpu().eval()
     return trained.seconds
 
 
-def main(work: Path, steps: int | None = None) -> None:
+def main(work: Path, device: torch.device, steps: int | None = None) -> None:
     """Train (or resume) and leave the autoencoder in `work/vae`, where mini-dit's training finds it."""
-    vae, seconds = train_vae(face_set(0, 40_000, work), work, replace(SCHEDULE, steps=steps or SCHEDULE.steps))
-    vae.save_pretrained(work / "vae")
-    print(f"{work / 'vae'}: trained in {seconds:.0f} s")
+    schedule, count = SCHEDULES.on(device, steps)
+    vae, seconds = train_vae(face_set(0, count, work), work, schedule, device)
+    _keep(vae, work, schedule, seconds)
 
 
-def refine(work: Path, steps: int | None = None) -> None:
+def refine(work: Path, device: torch.device, steps: int | None = None) -> None:
     """Train the decoder in `work/vae` on, in place."""
-    vae = AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32)
-    schedule = replace(DECODER_SCHEDULE, steps=steps or DECODER_SCHEDULE.steps)
-    seconds = train_decoder(vae, face_set(0, 40_000, work), work, schedule)
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32).to(device)
+    schedule, count = DECODER_SCHEDULES.on(device, steps)
+    seconds = train_decoder(vae, face_set(0, count, work), work, schedule)
+    _keep(vae, work, schedule, seconds)
+
+
+def _keep(vae: AutoencoderKL, work: Path, schedule: Schedule, seconds: float) -> None:
     vae.save_pretrained(work / "vae")
-    print(f"{work / 'vae'}: decoder trained on in {seconds:.0f} s")
+    print(f"{work / 'vae'}: {schedule.steps:,} steps of batch {schedule.batch} in {seconds:.0f} s")

@@ -1,6 +1,6 @@
 """Train mini-vlm: a tiny LLaVA that captions faces and rewrites captions by edit requests."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,19 @@ from transformers import (
 from eim_ops.captioning.base import Captioner
 from eim_ops.captioning.instructions import Instructions
 from eim_ops.captioning.vlm import VlmCaptioner
+from eim_ops.edit import to_images
 from eim_ops.faces.attributes import ATTRIBUTES, BY_NAME
 from eim_ops.faces.face import Face
 from eim_ops.faces.grammar import REQUESTS, GrammarError, caption, parse, request, target_prompt
 from eim_ops.faces.tokenizer import IMAGE, build_chat_tokenizer
 from eim_ops.mini.face_set import HELD_OUT_SEED, FaceSet, face_set
-from eim_ops.mini.loop import Schedule, train
-from eim_ops.mini.shipped import export, parameter_count
+from eim_ops.mini.loop import Batch, Schedule, Schedules, train
+from eim_ops.mini.shipped import device_name, export, parameter_count
 
-SCHEDULE = Schedule(steps=5000, batch=32, lr=1.5e-3, warmup=300, ema=0.995, checkpoint_every=100)
+SCHEDULES = Schedules(
+    cpu=Schedule(steps=5000, batch=32, lr=1.5e-3, warmup=300, ema=0.995, checkpoint_every=100),
+    gpu=Schedule(steps=8000, batch=256, lr=1.5e-3, warmup=500, ema=0.999, checkpoint_every=500),
+)
 INSTRUCTIONS = Instructions(describe="describe", rewrite="{prompt} ; {request}")
 
 CHAT_TEMPLATE = (
@@ -38,7 +42,8 @@ CHAT_TEMPLATE = (
 )
 
 _PATCHES, _WIDTH, _IGNORED = 64, 128, -100
-_REWRITE_BATCH = 12
+_REWRITE_SHARE = 3 / 8
+"""Rewrites beside each step's captions."""
 _HINT_WEIGHT = 0.5
 
 
@@ -123,25 +128,22 @@ def draw_rewrite(face: Face, rng: np.random.Generator) -> tuple[str, str, str]:
     return source, request(attribute.clauses[index], template), target_prompt(source, attribute.name, index)
 
 
-def train_vlm(work: Path, schedule: Schedule = SCHEDULE, count: int = 40_000) -> tuple[VlmCaptioner, float]:
+def train_vlm(data: FaceSet, work: Path, schedule: Schedule, device: torch.device) -> tuple[VlmCaptioner, float]:
     """Train and return (captioner, seconds)."""
-    data = face_set(0, count, work)
     torch.manual_seed(schedule.seed)
     processor = build_processor()
-    model = TrainedVlm(build_vlm(processor))
+    model = TrainedVlm(build_vlm(processor)).to(device)
     tokenizer = processor.tokenizer
     eos, pad = tokenizer.eos_token, tokenizer.pad_token_id
     asked = f"{tokenizer.bos_token}{IMAGE * _PATCHES}{INSTRUCTIONS.describe} :"
     asked_length = len(tokenizer(asked).input_ids)
     captions = torch.tensor([tokenizer(f"{asked} {caption(face)}{eos}").input_ids for face in data.faces])
-    caption_labels = captions.clone()
-    caption_labels[:, :asked_length] = _IGNORED
     grades = torch.tensor([[a.index(getattr(face, a.name)) for a in ATTRIBUTES] for face in data.faces])
 
     def rewrites(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         rows = []
-        for i in rng.choice(count, _REWRITE_BATCH, replace=False):
-            source, wish, target = draw_rewrite(data.faces[i], rng)
+        for _ in range(round(_REWRITE_SHARE * schedule.batch)):
+            source, wish, target = draw_rewrite(data.faces[rng.integers(len(data.faces))], rng)
             question = f"{tokenizer.bos_token}{INSTRUCTIONS.rewrite.format(prompt=source, request=wish)} :"
             rows.append((tokenizer(question).input_ids, tokenizer(f"{target}{eos}").input_ids))
         ids = torch.full((len(rows), max(len(q) + len(a) for q, a in rows)), pad)
@@ -152,13 +154,20 @@ def train_vlm(work: Path, schedule: Schedule = SCHEDULE, count: int = 40_000) ->
             labels[i, len(question_ids) : end] = torch.tensor(answer_ids)
         return ids, labels
 
-    def loss(rng: np.random.Generator, noise: torch.Generator) -> Tensor:
-        chosen = np.sort(rng.choice(count, schedule.batch, replace=False))
-        described = model.describe_loss(data.images(chosen), captions[chosen], caption_labels[chosen], grades[chosen])
-        return described + model.rewrite_loss(*rewrites(rng))
+    def draw(rng: np.random.Generator) -> Batch:
+        pixels, rows = data.draw(rng, schedule.batch)
+        labels = captions[rows].clone()
+        labels[:, :asked_length] = _IGNORED
+        return pixels, captions[rows], labels, grades[rows], *rewrites(rng)
 
-    trained = train("vlm", model, loss, schedule, work)
+    def loss(batch: Batch, noise: torch.Generator) -> Tensor:
+        pixels, ids, labels, stated, rewrite_ids, rewrite_labels = batch
+        described = model.describe_loss(to_images(pixels), ids, labels, stated)
+        return described + model.rewrite_loss(rewrite_ids, rewrite_labels)
+
+    trained = train("vlm", model, draw, loss, schedule, work)
     model.load_state_dict(trained.ema.state_dict())
+    model.cpu()
     return VlmCaptioner(model.vlm.eval(), processor, "mini-vlm", "training", INSTRUCTIONS), trained.seconds
 
 
@@ -186,7 +195,10 @@ def measure_vlm(captioner: Captioner, data: FaceSet, batch: int = 64) -> dict[st
     return {"accuracy": float(np.mean(right)), "rewrite": float(np.mean(exact)), **by_attribute}
 
 
-def _card(captioner: VlmCaptioner, schedule: Schedule, count: int, seconds: float, scores: dict[str, float]) -> str:
+def _card(
+    captioner: VlmCaptioner, schedule: Schedule, count: int, seconds: float, device: torch.device,
+    scores: dict[str, float],
+) -> str:  # fmt: skip
     rows = "\n".join(f"| {name} | {scores[name]:.3f} |" for name in BY_NAME)
     return f"""# mini-vlm
 
@@ -198,9 +210,9 @@ request) -> target prompt, the same but for the edit.
 - Chats: an image and "{INSTRUCTIONS.describe}", or the text "{INSTRUCTIONS.rewrite}"; kept as `eim_instructions` in
   the configuration.
 - Data: {count:,} procedural faces, independent attributes, seed 0; rewrites drawn from their captions.
-- Training: {schedule.steps:,} steps of {schedule.batch} captions and {_REWRITE_BATCH} rewrites, AdamW {schedule.lr:g},
-  {seconds / 60:.0f} minutes on one CPU core.
-- Command: `eim mini train vlm`
+- Training: {schedule.steps:,} steps of {schedule.batch} captions and {round(_REWRITE_SHARE * schedule.batch)} rewrites,
+  AdamW {schedule.lr:g}, {seconds / 60:.1f} minutes on {device_name(device)}.
+- Command: `eim mini train vlm --device {device.type}`
 
 Measured on 512 held-out faces (seed {HELD_OUT_SEED:,}): {scores["accuracy"]:.3f} of the attributes stated rightly,
 {scores["rewrite"]:.3f} of the rewrites exact (any clause order, clauses left out, three request forms).
@@ -211,11 +223,11 @@ Measured on 512 held-out faces (seed {HELD_OUT_SEED:,}): {scores["accuracy"]:.3f
 """
 
 
-def main(work: Path, steps: int | None = None) -> None:
+def main(work: Path, device: torch.device, steps: int | None = None) -> None:
     """Train, measure on held-out faces and export into the weights folder."""
-    schedule = replace(SCHEDULE, steps=steps or SCHEDULE.steps)
-    captioner, seconds = train_vlm(work, schedule)
+    schedule, count = SCHEDULES.on(device, steps)
+    captioner, seconds = train_vlm(face_set(0, count, work), work, schedule, device)
     scores = measure_vlm(captioner, face_set(HELD_OUT_SEED, 512))
-    path = export("mini-vlm", captioner.model, _card(captioner, schedule, 40_000, seconds, scores))
+    path = export("mini-vlm", captioner.model, _card(captioner, schedule, count, seconds, device, scores))
     captioner.processor.save_pretrained(path)
     print(f"{path}: {scores}")

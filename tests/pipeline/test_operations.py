@@ -53,7 +53,7 @@ def test_a_model_of_the_hub_is_recorded_by_its_commit_and_by_nothing_that_moves(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "method.free_guidance is 1.25, but the model's guidance is none: set it to 1"),
+        ({}, "method.free_guidance is 1.5, but the model's guidance is none: set it to 1"),
         (
             {"method": {"free_guidance": 1, "image_half": "hsds"}, "loading": {"layerwise_casting": "float8_e5m2"}},
             "loading.layerwise_casting float8_e5m2 leaves no derivatives, .* or take image_half dds",

@@ -12,6 +12,7 @@ def test_an_export_measures_its_spectrum_on_the_cpu_whatever_else_the_machine_ha
     work, rows = tmp_path_factory.mktemp("work"), train_dit._SPECTRUM_BATCH
     monkeypatch.setattr("eim_ops.load.pick_device", lambda device: torch.device("meta" if device == "auto" else device))
     monkeypatch.setattr(train_dit, "_SPECTRUM_FACES", rows)
-    np.save(train_dit._latents(work), np.random.default_rng(0).normal(size=(rows, 8, 16, 16)).astype(np.float32))
-    spectrum = train_dit._conditional_spectrum(shipped_path("mini-dit"), work)
+    latents = work / "latents.npy"
+    np.save(latents, np.random.default_rng(0).normal(size=(rows, 8, 16, 16)).astype(np.float32))
+    spectrum = train_dit._conditional_spectrum(shipped_path("mini-dit"), latents)
     assert spectrum.shape == (8, 16, 16) and (spectrum > 0).all()
