@@ -72,7 +72,7 @@ def test_a_sweep_encodes_an_image_once_and_identifies_a_target_once(backbone: Sd
     before = backbone.evaluations
     edited = run(backbone, faces(4), [tasks] * 4, list(range(4)))
     encoding, identifying = METHOD.steps * 2, 2 * METHOD.draws  # with free guidance; source and target velocity
-    decoding = METHOD.steps * 3  # along the edit and free
+    decoding = METHOD.steps * 2  # with free guidance
     assert backbone.evaluations - before == 4 * encoding + 4 * 2 * identifying + len(edited) * decoding
     assert len(edited) == 4 * 9
 

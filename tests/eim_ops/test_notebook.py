@@ -49,7 +49,7 @@ def test_free_guidance_that_the_model_lacks_is_refused_before_anything_is_captio
             raise AssertionError("captioned")
 
     monkeypatch.setattr(backbone, "guidance_kind", "none")
-    with pytest.raises(ValueError, match=r"method.free_guidance is 1\.25, but the model's guidance is none"):
+    with pytest.raises(ValueError, match=r"method.free_guidance is 1\.5, but the model's guidance is none"):
         edit_image(Models(backbone, Unasked()), FACE, "change to broad smile")  # type: ignore[arg-type]
 
 

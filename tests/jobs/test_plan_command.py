@@ -35,7 +35,7 @@ def test_a_plan_is_told_without_weights_and_nothing_is_written(tmp_path: Path, m
     assert not (tmp_path / "out").exists()
 
     told = json.loads(CliRunner().invoke(app, ["plan", recipe, "--json", "--cpus", "2"]).stdout)
-    assert (told["account"]["left"], told["evaluations"], told["time"]) == (6, 3 * 20 + 3 * 8 + 6 * 30, None)
+    assert (told["account"]["left"], told["evaluations"], told["time"]) == (6, 3 * 20 + 3 * 8 + 6 * 20, None)
 
 
 def test_what_edits_of_their_sources_sizes_will_weigh_is_not_known(tmp_path: Path) -> None:
