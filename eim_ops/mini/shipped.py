@@ -32,13 +32,6 @@ def export(name: str, model: "PreTrainedModel", card: str) -> Path:
     return path
 
 
-def device_name(device: "torch.device") -> str:
-    """What a card says of where its model was trained."""
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "two CPU cores"
-
-
 def parameter_count(model: "torch.nn.Module") -> int:
     """The number of trained numbers in a model."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -4,8 +4,8 @@ The result is a folder that `StableDiffusion3Pipeline.from_pretrained` loads. Co
 exactly as that pipeline builds it, so what is trained is what is run.
 """
 
-import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ from eim_ops.identify.spectrum import measure_spectrum, save_spectrum, unexplain
 from eim_ops.load import load_backbone
 from eim_ops.mini.attribute_weight import attribute_weight
 from eim_ops.mini.face_set import FaceSet, draw_faces, face_set
+from eim_ops.mini.history import TrainingRun, read_history, training_run, write_history
 from eim_ops.mini.loop import Batch, Schedule, Schedules, train
-from eim_ops.mini.shipped import WEIGHTS, device_name, shipped_path
+from eim_ops.mini.shipped import WEIGHTS, shipped_path
+from eim_ops.mini.train_vae import CARD
 
 SCHEDULES = Schedules(
     cpu=Schedule(steps=10_000, batch=32, lr=6e-4, warmup=300, ema=0.999, clip=1.0, checkpoint_every=100),
     gpu=Schedule(steps=16_000, batch=1024, lr=1.5e-3, warmup=500, ema=0.999, clip=1.0, checkpoint_every=500,
                  final_lr=0.01),
 )  # fmt: skip
-HISTORY = "training.json"
-"""Beside the weights: the runs that made them, each on top of the one before."""
 PROMPT_TOKENS = 32
 _TEXT_WIDTH, _WIDTH, _HEADS, _LAYERS = 96, 192, 6, 4
 _CONDITION_DROPOUT, _SHUFFLE, _CLAUSE_DROPOUT = 0.1, 0.5, 0.1
@@ -159,10 +159,10 @@ def assemble(model: MiniDit, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerF
     )  # fmt: skip
 
 
-def export(work: Path, target: Path, batch: int, faces: int, device: torch.device) -> None:
+def export(work: Path, target: Path, schedule: Schedule, faces: int, device: torch.device) -> None:
     """Write the EMA of the newest checkpoint in `work` to `target` as fp16 safetensors; training may go on.
 
-    batch, faces, device: what it was trained with, for its card.
+    schedule, faces, device: what it was trained with, for its card.
     """
     tokenizer = build_tokenizer(PROMPT_TOKENS)
     model = MiniDit(len(tokenizer), tokenizer.eos_token_id)
@@ -173,11 +173,10 @@ def export(work: Path, target: Path, batch: int, faces: int, device: torch.devic
     pipeline = assemble(model.eval(), vae, tokenizer)
     pipeline.to(dtype=torch.float16, silence_dtype_warnings=True).save_pretrained(target)
     save_spectrum(_conditional_spectrum(target, _latents(work, faces)), target)
-    earlier = json.loads((work / HISTORY).read_text()) if (work / HISTORY).exists() else []
-    run = {"steps": state["step"], "batch": batch, "faces": faces, "minutes": round(state["seconds"] / 60, 1),
-           "on": device_name(device)}  # fmt: skip
-    runs = [*earlier, run]
-    (target / HISTORY).write_text(json.dumps(runs) + "\n")
+    run = training_run(schedule, faces, state["seconds"], device, state["step"])
+    runs = [*read_history(work), run]
+    write_history(target, runs)
+    shutil.copy(work / "vae" / CARD, target / "vae")
     (target / "README.md").write_text(_card(runs))
 
 
@@ -192,13 +191,7 @@ def _conditional_spectrum(target: Path, latents_file: Path) -> Tensor:
     return measure_spectrum(torch.cat(left))
 
 
-def _card(runs: list[dict[str, Any]]) -> str:
-    told = "; then ".join(
-        f"{run['steps']:,} steps of batch {run['batch']} over {run['faces']:,} faces, {run['minutes']} minutes on "
-        f"{run['on']}"
-        for run in runs
-    )
-    samples = sum(run["steps"] * run["batch"] for run in runs)
+def _card(runs: Sequence[TrainingRun]) -> str:
     return f"""---
 library_name: diffusers
 pipeline_tag: text-to-image
@@ -211,9 +204,9 @@ A 64x64 text-to-image model of cartoon faces in the layout of Stable Diffusion 3
 
 - Data: procedural faces (`eim_ops.faces`, attributes independent), captions drawn anew for each sample.
 - Training: rectified flow, logit-normal sigma, 10 % condition dropout, AdamW, EMA, fp32 on a CPU, bf16 on a GPU:
-  {told}. {samples:,} samples in all.
-- Autoencoder: `eim mini train vae` before it.
-- Commands: `eim mini train dit` from nothing, with `--from-shipped` on top of these weights; both resume.
+  {"; then ".join(map(str, runs))}. Of the autoencoder, before: `vae/README.md`.
+- Commands: `eim mini train vae`, then `eim mini train dit`, from nothing; `eim mini train dit --from-shipped` on top of
+  these weights. All resume.
 - Measured figures: `eim mini check` prints them; the README of the project quotes them.
 """
 
@@ -224,10 +217,10 @@ def main(work: Path, device: torch.device, steps: int | None = None, from_shippe
     start = shipped_path("mini-dit") if from_shipped else None
     if start is not None and not (work / "vae").exists():
         shutil.copytree(start / "vae", work / "vae")
-        shutil.copy(start / HISTORY, work)
+        write_history(work, read_history(start))
     data = face_set(0, count, work)
     vae: AutoencoderKL = AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32).eval()
     weight = attribute_weight(lambda images: scaled_mode(vae, images))
     latents = encode_faces(vae.to(device), data, work)
     train_dit(data, latents, weight, build_tokenizer(PROMPT_TOKENS), work, schedule, device, start)
-    export(work, WEIGHTS / "mini-dit", schedule.batch, count, device)
+    export(work, WEIGHTS / "mini-dit", schedule, count, device)

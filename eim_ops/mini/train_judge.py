@@ -12,8 +12,9 @@ from eim_ops.edit import to_images
 from eim_ops.faces.face import Face
 from eim_ops.faces.judge import CATEGORICAL, CONTINUOUS, LABELS, Judge, split_outputs
 from eim_ops.mini.face_set import HELD_OUT_SEED, FaceSet, face_set
+from eim_ops.mini.history import TrainingRun, training_run
 from eim_ops.mini.loop import Batch, Schedule, Schedules, train
-from eim_ops.mini.shipped import device_name, export, parameter_count
+from eim_ops.mini.shipped import export, parameter_count
 
 SCHEDULES = Schedules(
     cpu=Schedule(steps=6000, batch=32, lr=4e-3, warmup=150, ema=0.99, checkpoint_every=100, weight_decay=0.02),
@@ -112,10 +113,7 @@ def measure_judge(judge: Judge, data: FaceSet) -> dict[str, float]:
     return scores
 
 
-def _card(
-    model: PreTrainedModel, schedule: Schedule, count: int, seconds: float, device: torch.device,
-    scores: dict[str, float],
-) -> str:  # fmt: skip
+def _card(model: PreTrainedModel, run: TrainingRun, scores: dict[str, float]) -> str:
     rows = "\n".join(f"| {a.name} | R2 | {scores[a.name]:.3f} |" for a in CONTINUOUS)
     rows += "\n" + "\n".join(f"| {a.name} | accuracy | {scores[a.name]:.3f} |" for a in CATEGORICAL)
     return f"""# judge
@@ -125,10 +123,8 @@ the benchmark: it shares no weights and no training faces with the other models 
 
 - Format: `transformers`, `AutoModelForImageClassification` (RegNet, {parameter_count(model):,} parameters), fp16
   safetensors. Input: RGB scaled to [-1, 1]. Outputs: `id2label` of the configuration.
-- Data: {count:,} procedural faces, independent attributes, seed {DATA_SEED}; half of them blurred and noised.
-- Training: {schedule.steps:,} steps of {schedule.batch}, AdamW {schedule.lr:g}, {seconds / 60:.1f} minutes on
-  {device_name(device)}.
-- Command: `eim mini train judge --device {device.type}`
+- Data: procedural faces, independent attributes, seed {DATA_SEED}; half of them blurred and noised.
+- Training, `eim mini train judge`: {run}
 
 Measured on 2,048 held-out faces (seed {HELD_OUT_SEED:,}):
 
@@ -143,5 +139,6 @@ def main(work: Path, device: torch.device, steps: int | None = None) -> None:
     schedule, count = SCHEDULES.on(device, steps)
     model, seconds = train_judge(face_set(DATA_SEED, count, work), work, schedule, device)
     scores = measure_judge(Judge(model), face_set(HELD_OUT_SEED, 2048))
-    path = export("judge", model, _card(model, schedule, count, seconds, device, scores))
+    run = training_run(schedule, count, seconds, device)
+    path = export("judge", model, _card(model, run, scores))
     print(f"{path}: {scores}")

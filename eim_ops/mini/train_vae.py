@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from eim_ops.edit import to_images
 from eim_ops.mini.attribute_weight import attribute_weight
 from eim_ops.mini.face_set import FaceSet, face_set
+from eim_ops.mini.history import training_run
 from eim_ops.mini.loop import Batch, Schedule, Schedules, train
 
 SCHEDULES = Schedules(
@@ -21,6 +22,8 @@ SCHEDULES = Schedules(
 DECODER_SCHEDULES = Schedules(
     cpu=replace(SCHEDULES.cpu, steps=3000, lr=2e-3, final_lr=0.01), gpu=replace(SCHEDULES.gpu, steps=6000, lr=2e-3)
 )
+CARD = "README.md"
+"""In the autoencoder's folder: what trained it."""
 _KL_WEIGHT = 1e-6
 
 
@@ -98,7 +101,9 @@ def main(work: Path, device: torch.device, steps: int | None = None) -> None:
     """Train (or resume) and leave the autoencoder in `work/vae`, where mini-dit's training finds it."""
     schedule, count = SCHEDULES.on(device, steps)
     vae, seconds = train_vae(face_set(0, count, work), work, schedule, device)
-    _keep(vae, work, schedule, seconds)
+    vae.save_pretrained(work / "vae")
+    run = training_run(schedule, count, seconds, device)
+    (work / "vae" / CARD).write_text(f"# The autoencoder of mini-dit\n\n- `eim mini train vae`: {run}\n")
 
 
 def refine(work: Path, device: torch.device, steps: int | None = None) -> None:
@@ -106,9 +111,6 @@ def refine(work: Path, device: torch.device, steps: int | None = None) -> None:
     vae: AutoencoderKL = AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32).to(device)
     schedule, count = DECODER_SCHEDULES.on(device, steps)
     seconds = train_decoder(vae, face_set(0, count, work), work, schedule)
-    _keep(vae, work, schedule, seconds)
-
-
-def _keep(vae: AutoencoderKL, work: Path, schedule: Schedule, seconds: float) -> None:
     vae.save_pretrained(work / "vae")
-    print(f"{work / 'vae'}: {schedule.steps:,} steps of batch {schedule.batch} in {seconds:.0f} s")
+    with (work / "vae" / CARD).open("a") as card:
+        card.write(f"- `eim mini train decoder` after it: {training_run(schedule, count, seconds, device)}\n")

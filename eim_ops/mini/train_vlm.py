@@ -26,8 +26,9 @@ from eim_ops.faces.face import Face
 from eim_ops.faces.grammar import REQUESTS, GrammarError, caption, parse, request, target_prompt
 from eim_ops.faces.tokenizer import IMAGE, build_chat_tokenizer
 from eim_ops.mini.face_set import HELD_OUT_SEED, FaceSet, face_set
+from eim_ops.mini.history import TrainingRun, training_run
 from eim_ops.mini.loop import Batch, Schedule, Schedules, train
-from eim_ops.mini.shipped import device_name, export, parameter_count
+from eim_ops.mini.shipped import export, parameter_count
 
 SCHEDULES = Schedules(
     cpu=Schedule(steps=5000, batch=32, lr=1.5e-3, warmup=300, ema=0.995, checkpoint_every=100),
@@ -195,10 +196,7 @@ def measure_vlm(captioner: Captioner, data: FaceSet, batch: int = 64) -> dict[st
     return {"accuracy": float(np.mean(right)), "rewrite": float(np.mean(exact)), **by_attribute}
 
 
-def _card(
-    captioner: VlmCaptioner, schedule: Schedule, count: int, seconds: float, device: torch.device,
-    scores: dict[str, float],
-) -> str:  # fmt: skip
+def _card(captioner: VlmCaptioner, run: TrainingRun, scores: dict[str, float]) -> str:
     rows = "\n".join(f"| {name} | {scores[name]:.3f} |" for name in BY_NAME)
     return f"""# mini-vlm
 
@@ -209,10 +207,8 @@ request) -> target prompt, the same but for the edit.
   {parameter_count(captioner.model):,} parameters), word-level tokenizer, chat template, fp16 safetensors.
 - Chats: an image and "{INSTRUCTIONS.describe}", or the text "{INSTRUCTIONS.rewrite}"; kept as `eim_instructions` in
   the configuration.
-- Data: {count:,} procedural faces, independent attributes, seed 0; rewrites drawn from their captions.
-- Training: {schedule.steps:,} steps of {schedule.batch} captions and {round(_REWRITE_SHARE * schedule.batch)} rewrites,
-  AdamW {schedule.lr:g}, {seconds / 60:.1f} minutes on {device_name(device)}.
-- Command: `eim mini train vlm --device {device.type}`
+- Data: procedural faces, independent attributes, seed 0; three rewrites drawn from captions for eight captions.
+- Training, `eim mini train vlm`: {run}
 
 Measured on 512 held-out faces (seed {HELD_OUT_SEED:,}): {scores["accuracy"]:.3f} of the attributes stated rightly,
 {scores["rewrite"]:.3f} of the rewrites exact (any clause order, clauses left out, three request forms).
@@ -228,6 +224,7 @@ def main(work: Path, device: torch.device, steps: int | None = None) -> None:
     schedule, count = SCHEDULES.on(device, steps)
     captioner, seconds = train_vlm(face_set(0, count, work), work, schedule, device)
     scores = measure_vlm(captioner, face_set(HELD_OUT_SEED, 512))
-    path = export("mini-vlm", captioner.model, _card(captioner, schedule, count, seconds, device, scores))
+    run = training_run(schedule, count, seconds, device)
+    path = export("mini-vlm", captioner.model, _card(captioner, run, scores))
     captioner.processor.save_pretrained(path)
     print(f"{path}: {scores}")
