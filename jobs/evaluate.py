@@ -1,11 +1,16 @@
 """`eim evaluate`: our method and its peers on faces whose true edits are known."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from eim_ops.bench.contenders import Contender
+    from pipeline.bench.spec import Models
 
 app = typer.Typer(no_args_is_help=True, help="Measure edits against ground truth.")
 
@@ -22,6 +27,9 @@ def bench(
         list[str], typer.Option(help="WORLD-CAPTIONS, correlated|independent-vlm|truth; all four by default")
     ] = [],  # noqa: B006
     cases: Cases = 300,
+    tuning: Annotated[
+        Path | None, typer.Option(help="tuning.json of an earlier run of these models, instead of tuning again")
+    ] = None,
     quick: Annotated[bool, typer.Option(help="48 cases at strength 1, peers not tuned, below quick/: smoke")] = False,
     model: Model = "mini-dit",
     address: Address = None,
@@ -40,16 +48,18 @@ def bench(
     unknown = set(report) - set(REPORTS)
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)}; there are: {', '.join(REPORTS)}", param_hint="--report")
-    actors, store, models = _connect(address), open_store(out), reports.find_models(model)
+    models, grid = reports.find_models(model), quick_peers() if quick else peer_grid()
+    chosen = None if tuning is None else _tuned(tuning, models, grid)
+    actors, store = _connect(address), open_store(out)
     if quick:
         store, cases, tuned, wanted = store.below("quick"), 48, 0, report or [HEADLINE.name]
         own = [replace(its, strengths=(1.0,)) for its in ours(Method()) if its.name in ("eim", "text_half")]
-        peers = quick_peers()
+        chosen = [peer.name for peer in grid]
     else:
-        tuned, wanted, own, grid = TUNING_CASES, report or list(REPORTS), ours(Method()), peer_grid()
-        chosen = set(reports.best_settings(reports.tune(store, models, actors, grid)))
-        peers = [peer for peer in grid if peer.name in chosen]
-    contenders = [CEILING, UNEDITED, *own, *peers]
+        tuned, wanted, own = TUNING_CASES, report or list(REPORTS), ours(Method())
+        if chosen is None:
+            chosen = reports.write_tuning(store, models, grid, reports.tune(store, models, actors, grid))
+    contenders = [CEILING, UNEDITED, *own, *(peer for peer in grid if peer.name in chosen)]
     for name in wanted:
         _show(name, reports.run_report(store, REPORTS[name], models, actors, contenders, cases, tuned))
         reports.write_summary(store, models)
@@ -109,6 +119,15 @@ def dataset(out: Out, cases: Cases = 300, address: Address = None) -> None:
 
     models = reports.find_models("mini-dit")
     reports.write_dataset(open_store(out), models, _connect(address), ["correlated", "independent"], cases)
+
+
+def _tuned(file: Path, models: "Models", grid: "Sequence[Contender]") -> list[str]:
+    from pipeline.bench import reports
+
+    try:
+        return reports.read_tuning(file.read_bytes(), models, grid)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{file} {error}", param_hint="--tuning") from error
 
 
 def _connect(address: str | None) -> int:

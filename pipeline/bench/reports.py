@@ -56,6 +56,40 @@ def best_settings(rows: Sequence[Row]) -> list[str]:
     return chosen
 
 
+def write_tuning(store: Store, models: Models, grid: "Sequence[Contender]", rows: Sequence[Row]) -> list[str]:
+    """`tuning.json`: every peer's settings with their figures on the tuning cases, and which are worth reporting;
+    returns the names of those."""
+    from eim_ops.bench.summary import tabulate
+
+    figures, chosen = tabulate(rows).figures, best_settings(rows)
+    settings = {
+        its.name: {**its.content, "figures": figures[its.name, 1.0], "reported": its.name in chosen} for its in grid
+    }
+    told = {"models": asdict(models), "tuning_cases": TUNING_CASES, "settings": settings}
+    store.write("tuning.json", _json(told))
+    return chosen
+
+
+def read_tuning(text: str | bytes, models: Models, grid: "Sequence[Contender]") -> list[str]:
+    """The settings worth reporting by an earlier run's `tuning.json`. Raises ValueError where it is none, or of other
+    models, or of another grid."""
+    told = json.loads(text)
+    if not isinstance(told, dict) or {"models", "tuning_cases", "settings"} - told.keys():
+        raise ValueError("is no tuning.json as `eim evaluate bench` writes it")
+    wanted = {"models": asdict(models), "tuning_cases": TUNING_CASES}
+    wrong = [key for key, value in wanted.items() if told[key] != value]
+    if wrong:
+        raise ValueError(
+            f"was tuned with other {' and '.join(wrong)}: {told[wrong[0]]}, not {wanted[wrong[0]]}; tune again"
+        )
+    given = {
+        name: {key: its[key] for key in ("family", "settings", "strengths")} for name, its in told["settings"].items()
+    }
+    if given != json.loads(_json({its.name: its.content for its in grid})):
+        raise ValueError("was tuned over other settings than there are now; tune again")
+    return [name for name, its in told["settings"].items() if its["reported"]]
+
+
 def run_report(
     store: Store,
     report: Report,

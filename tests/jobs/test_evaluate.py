@@ -17,6 +17,19 @@ def test_an_unknown_report_is_refused_with_those_that_there_are(name: str) -> No
     assert name in result.output and "independent-truth" in result.output.replace("\n", "")
 
 
+@pytest.mark.parametrize("text", [None, "[]", '{"models": {}, "tuning_cases": 64, "settings": {}}'])
+def test_a_tuning_that_is_none_of_these_models_is_refused_before_anything_starts(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "_connect", lambda _: pytest.fail("it has begun"))
+    file = tmp_path / "tuning.json"
+    if text is not None:
+        file.write_text(text)
+    result = CliRunner().invoke(app, ["evaluate", "bench", "--out", str(tmp_path), "--tuning", str(file)])
+    assert result.exit_code == 2
+    assert "tuning.json" in result.output
+
+
 def test_a_quick_run_has_every_peer_and_leaves_a_full_runs_reports_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from eim_ops.method import Method
 from eim_ops.peers.flowedit import FlowEditSettings
 from pipeline.bench import reports, run
 from pipeline.bench.run import Row
-from pipeline.bench.spec import HEADLINE
+from pipeline.bench.spec import HEADLINE, Models
 from pipeline.storage import Store, open_store
 
 CASES, TUNED = 5, 3
@@ -125,6 +125,38 @@ def test_peers_are_tuned_on_tuning_cases_alone(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(reports, "measure_units", lambda _, units, *__: asked.extend(its.cases.split for its in units))
     reports.tune(open_store(str(tmp_path)), reports.find_models("mini-dit"), 1, CONTENDERS)
     assert set(asked) == {"tuning"} and len(asked) > len(CONTENDERS)
+
+
+GRID = [Contender(f"flowedit last={n}", "flowedit", FlowEditSettings(steps=3, last=n)) for n in (1, 2, 3)]
+
+
+def tuned(store: Store, models: Models) -> list[str]:
+    """Three settings as they did in tuning: the first hardly edits."""
+    rows = [
+        {"method": its.name, "family": its.family, "strength": 1.0, "success": success, "kept": 1.0,
+         "on_target": success, "off_target": 0.1, "psnr_true": 30 - success, "evaluations": 2, "seconds": 0.1}
+        for its, success in zip(GRID, (0.1, 0.5, 0.9), strict=True)
+    ]  # fmt: skip
+    return reports.write_tuning(store, models, GRID, rows)
+
+
+def test_a_later_run_takes_the_settings_that_an_earlier_one_tuned(tmp_path: Path) -> None:
+    store, models = open_store(str(tmp_path)), Models("mini-dit", "a", "b", "c")
+    chosen = tuned(store, models)
+    assert chosen and GRID[0].name not in chosen
+    assert reports.read_tuning(store.read("tuning.json"), models, GRID) == chosen
+
+
+def test_a_tuning_of_other_models_or_settings_is_refused(tmp_path: Path) -> None:
+    store, models = open_store(str(tmp_path)), Models("mini-dit", "a", "b", "c")
+    tuned(store, models)
+    text = store.read("tuning.json")
+    with pytest.raises(ValueError, match="was tuned with other models"):
+        reports.read_tuning(text, replace(models, judge_revision="another"), GRID)
+    other = replace(GRID[0], settings=FlowEditSettings(steps=4, last=1))
+    for grid in (GRID[:2], [other, *GRID[1:]]):
+        with pytest.raises(ValueError, match="over other settings"):
+            reports.read_tuning(text, models, grid)
 
 
 def test_the_dataset_loads_with_its_images_requests_and_truths(
