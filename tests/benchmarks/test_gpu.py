@@ -44,10 +44,10 @@ def test_without_a_card_every_part_is_measured_on_narrow_models(name: str, tmp_p
     assert all(0 < its["share_of_product"] < math.inf and its["evaluations_per_second"] > 0 for its in rates)
     edits = parts[f"{name}/edits"]
     assert edits["edits"] == edits["finite"] == 16 and edits["recompiles_after_warm_up"] == 0
-    draws, iterations, branches = 4, 2, 3 if name.startswith("sd3") else 2
-    shared = (branches - 1) + draws * (4 + 5 * iterations) + 8
+    draws, iterations, branches = 4, 2, 2 if name.startswith("sd3") else 1
+    shared = branches + draws * (4 + 5 * iterations) + 8
     assert edits["evaluations_per_edit"] == pytest.approx(shared / 4 + branches)
-    assert edits["hsds_share_of_evaluations"] == pytest.approx((shared - branches + 1) / (shared + 4 * branches))
+    assert edits["hsds_share_of_evaluations"] == pytest.approx((shared - branches) / (shared + 4 * branches))
     assert 0.2 < edits["hsds_share_of_seconds"] < 1
     flowedit = parts[f"{name}/flowedit"]
     assert flowedit["evaluations_per_edit"] == (4 if name.startswith("sd3") else 2)
