@@ -35,6 +35,7 @@ def cost_at(points: Sequence[Point], effect: float) -> float | None:
         return None
     costs = [cost for reached, cost in hull if reached >= effect]
     for (low, cost_low), (high, cost_high) in pairwise(hull):
-        if low <= effect <= high:
+        # A segment that falls ends in a point that costs less than all of it.
+        if low < effect < high and cost_low < cost_high:
             costs.append(cost_low + (cost_high - cost_low) * (effect - low) / (high - low))
     return min(costs)

@@ -38,9 +38,9 @@ class FaceSet:
         return FaceSet(self.faces[:count], self.pixels[:count])
 
 
-def draw_faces(seed: int, count: int, correlated: bool = False) -> list[Face]:
-    """`count` faces, each a function of (seed, its index) alone."""
-    return [sample_face(np.random.default_rng((seed, index)), correlated) for index in range(count)]
+def draw_faces(seed: int, count: int, correlated: bool = False, first: int = 0) -> list[Face]:
+    """`count` faces from index `first` on, each a function of (seed, its index) alone."""
+    return [sample_face(np.random.default_rng((seed, index)), correlated) for index in range(first, first + count)]
 
 
 def _render_all(faces: list[Face]) -> np.ndarray:
@@ -49,7 +49,7 @@ def _render_all(faces: list[Face]) -> np.ndarray:
 
 def _draw_chunk(seed: int, start: int, stop: int, correlated: bool, pixels: Path | None) -> list[Face]:
     """Faces `start` to `stop` of a seed, rendered into their place in the array of `pixels`, where given."""
-    faces = [sample_face(np.random.default_rng((seed, index)), correlated) for index in range(start, stop)]
+    faces = draw_faces(seed, stop - start, correlated, start)
     if pixels is not None:
         np.load(pixels, mmap_mode="r+")[start:stop] = _render_all(faces)
     return faces

@@ -1,6 +1,7 @@
 """Train the judge: a small residual network that reads every attribute from a 64x64 face."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,7 @@ def train_judge(
     torch.manual_seed(schedule.seed)
     model = build_judge().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def draw(rng: np.random.Generator) -> Batch:
-        return data.draw(rng, schedule.batch)
+    draw = partial(data.draw, batch=schedule.batch)
 
     def seen(pixels: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
         return degrade(to_images(pixels), noise).contiguous(memory_format=torch.channels_last)

@@ -1,6 +1,7 @@
 """Train mini-dit's autoencoder: 64x64 RGB faces to a 16x16x8 latent and back."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,16 +58,13 @@ def train_vae(data: FaceSet, work: Path, schedule: Schedule, device: torch.devic
     vae = build_vae().to(device, memory_format=torch.channels_last)
     weight = attribute_weight(lambda images: images).to(device)
 
-    def draw(rng: np.random.Generator) -> Batch:
-        return data.draw(rng, schedule.batch)
-
     def loss(batch: Batch, noise: torch.Generator) -> torch.Tensor:
         images = to_images(batch[0]).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(images).latent_dist
         decoded = vae.decode(posterior.sample(noise)).sample
         return _error((decoded - images) * weight) + _KL_WEIGHT * posterior.kl().mean()
 
-    trained = train("vae", vae, draw, loss, schedule, work)
+    trained = train("vae", vae, partial(data.draw, batch=schedule.batch), loss, schedule, work)
     vae.load_state_dict(trained.ema.state_dict())
     vae.cpu().eval()
     with torch.no_grad():
@@ -82,16 +80,13 @@ def train_decoder(vae: AutoencoderKL, data: FaceSet, work: Path, schedule: Sched
     vae.to(memory_format=torch.channels_last)
     weight = attribute_weight(lambda images: images).to(vae.device)
 
-    def draw(rng: np.random.Generator) -> Batch:
-        return data.draw(rng, schedule.batch)
-
     def loss(batch: Batch, noise: torch.Generator) -> torch.Tensor:
         images = to_images(batch[0]).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mode()
         return _error((vae.decoder(latents) - images) * weight)
 
-    trained = train("decoder", vae.decoder, draw, loss, schedule, work)
+    trained = train("decoder", vae.decoder, partial(data.draw, batch=schedule.batch), loss, schedule, work)
     vae.decoder.load_state_dict(trained.ema.state_dict())
     vae.cpu().eval()
     return trained.seconds
