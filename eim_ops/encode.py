@@ -76,7 +76,7 @@ def coupling(
 def check_free_guidance(method: Method, kind: GuidanceKind) -> None:
     """Raises ValueError for classifier-free guidance of a model that isn't made for it."""
     if method.free_guidance != 1 and kind != "true":
-        mend = "; its own scale is loading.guidance" if kind == "embedded" else ""
+        mend = "; its own scale is loading.embedded_guidance" if kind == "embedded" else ""
         raise ValueError(
             f"method.free_guidance is {method.free_guidance}, but the model's guidance is {kind}: set it to 1{mend}. "
             "method.guidance, along the edit, works with every model"

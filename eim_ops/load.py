@@ -114,7 +114,8 @@ def load_backbone(
             part.eval().requires_grad_(False)
     spectrum = load_spectrum(folder) if folder is not None else None
     return family(
-        pipeline, name, pinned, spectrum, guidance=loading.guidance, prompt_tokens=loading.prompt_tokens,
+        pipeline, name, pinned, spectrum,
+        embedded_guidance=loading.embedded_guidance, prompt_tokens=loading.prompt_tokens,
         forward_only=not has_derivatives(loading, stored_quantisation(config("transformer"))),
     )  # fmt: skip
 

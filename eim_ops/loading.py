@@ -35,7 +35,7 @@ class LoadingError(ValueError):
 class Loading:
     """Null or false: as the family's pipeline does it.
 
-    guidance: the scale that a model with embedded guidance takes as an input.
+    embedded_guidance: the scale that a model with embedded guidance takes as an input.
     prompt_tokens: text tokens a prompt is padded to, and the most that it may have.
     quantisation, quantisation_options: of the transformer, with diffusers' own configuration and its arguments.
     layerwise_casting: the dtype that the transformer's weights are kept in between their layers' calls.
@@ -46,7 +46,7 @@ class Loading:
         further sizes.
     """
 
-    guidance: float | None = None
+    embedded_guidance: float | None = None
     prompt_tokens: int | None = None
     quantisation: Quantisation | None = None
     quantisation_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
@@ -65,8 +65,10 @@ class Loading:
         ):
             if getattr(self, key) not in (None, *get_args(kind)):
                 raise LoadingError(f"loading.{key} is {getattr(self, key)!r}; allowed: {', '.join(get_args(kind))}")
-        if self.guidance is not None and not 0 <= self.guidance <= 50:
-            raise LoadingError(f"loading.guidance is {self.guidance!r}; allowed: a number from 0 to 50")
+        if self.embedded_guidance is not None and not 0 <= self.embedded_guidance <= 50:
+            raise LoadingError(
+                f"loading.embedded_guidance is {self.embedded_guidance!r}; allowed: a number from 0 to 50"
+            )
         if self.prompt_tokens is not None and not 1 <= self.prompt_tokens <= 512:
             raise LoadingError(
                 f"loading.prompt_tokens is {self.prompt_tokens!r}; allowed: a whole number from 1 to 512"
@@ -107,9 +109,9 @@ def check_family(
 ) -> None:
     """Raises LoadingError for what a family can't do. family, transformer: class names of diffusers. prompt_tokens:
     whether the model takes them."""
-    if loading.guidance is not None and guidance_kind != "embedded":
+    if loading.embedded_guidance is not None and guidance_kind != "embedded":
         mend = "method.free_guidance is its guidance" if guidance_kind == "true" else "it has none"
-        raise LoadingError(f"loading.guidance: this {family} has no embedded guidance: leave it out; {mend}")
+        raise LoadingError(f"loading.embedded_guidance: this {family} has no embedded guidance: leave it out; {mend}")
     if loading.prompt_tokens is not None and not prompt_tokens:
         raise LoadingError(f"loading.prompt_tokens: this {family} has no T5, whose tokens they are: leave it out")
     if loading.compile:

@@ -24,7 +24,7 @@ def ending_in_order() -> Iterator[None]:
 
     from pipeline.flow import Interrupted
     from pipeline.ledger import FingerprintError
-    from pipeline.loading import ModelError
+    from pipeline.model_loading import ModelError
     from pipeline.placement import PlacementError
     from pipeline.retrying import StorageError
 

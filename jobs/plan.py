@@ -53,7 +53,7 @@ def run(
 ) -> None:
     """Print the plan of a checked recipe, by default with the operations of `eim_ops`."""
     from pipeline.forecast import forecast
-    from pipeline.loading import ModelError
+    from pipeline.model_loading import ModelError
     from pipeline.operations import real_operations
     from pipeline.retrying import StorageError
 

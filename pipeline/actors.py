@@ -19,7 +19,7 @@ from pipeline.caption_cache import CaptionCache
 from pipeline.captioner_spec import captioner_name, questions_at_once
 from pipeline.captions import CaptionWriter
 from pipeline.device import free_memory, is_out_of_memory, leave_if_lost
-from pipeline.loading import load_model, usable
+from pipeline.model_loading import load_model, usable
 from pipeline.model_stage import ImageWork, ModelStage, set_threads
 from pipeline.operations import Operations
 from pipeline.placement import PoolPlan

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
-from pipeline import metrics
+from pipeline import storage_metrics
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.ask import Ask
 from pipeline.attempts import Attempts
@@ -20,8 +20,8 @@ from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect
 from pipeline.fit import Fit
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, check_settings, open_run
-from pipeline.loading import ModelError
 from pipeline.manifest import Manifest, check_apart, prepare_manifest
+from pipeline.model_loading import ModelError
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
 from pipeline.placement import Plan, PoolPlan, caption_rows
 from pipeline.progress import Counts, Progress, TooManyFailures, shown, too_many
@@ -119,7 +119,7 @@ def run_edit(
     Other errors of the stream come through as they are. The same call goes on from what was written.
     """
     started = time.monotonic()
-    metrics.untold()  # of what this process did before
+    storage_metrics.untold()  # of what this process did before
     run = open_edit_run(
         recipe, operations, new_run=new_run, retry_failed=retry_failed, listing=listing, partition=partition
     )
@@ -284,7 +284,7 @@ def _summary(
     run: EditRun, after: Account, counts: Counts, uses: Mapping[str, StageUse], problem: str | None, seconds: float
 ) -> Summary:
     limit = run.recipe.max_failure_fraction
-    borne = counts.borne + metrics.untold()  # the workers' and the driver's
+    borne = counts.borne + storage_metrics.untold()  # the workers' and the driver's
     if problem is None and after.left:
         problem = f"{after.left} of {after.asked} edits are not accounted for; run the same command again"
     elif problem is None and after.failures > limit * after.asked:
@@ -304,13 +304,13 @@ def _summary(
         seconds_by_stage={stage: round(spent, 3) for stage, spent in counts.seconds.items() if spent},
         stages=uses,
         smaller_batches=counts.batches,
-        storage_retries=_borne(metrics.RETRIES, borne),
-        storage_errors=_borne(metrics.ERRORS, borne),
+        storage_retries=_borne(storage_metrics.RETRIES, borne),
+        storage_errors=_borne(storage_metrics.ERRORS, borne),
         problem=problem,
     )
 
 
-def _borne(counter: str, borne: metrics.Borne) -> dict[str, int]:
+def _borne(counter: str, borne: storage_metrics.Borne) -> dict[str, int]:
     return {
         f"{operation} {error}": count for (name, operation, error), count in sorted(borne.items()) if name == counter
     }

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pipeline.attempts import Attempts
 from pipeline.device import free_memory, is_out_of_memory, leave_if_lost
-from pipeline.loading import load_model, usable
+from pipeline.model_loading import load_model, usable
 from pipeline.operations import Editor, Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from pipeline import metrics
+from pipeline import storage_metrics
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -35,14 +35,14 @@ def in_processes(call: Callable[[_T], _R], items: Sequence[_T], rows: int) -> It
     pool = ProcessPoolExecutor(processes, context, _follow_the_parent)
     try:
         for result, borne in pool.map(partial(_with_borne, call), items):
-            metrics.take(borne)
+            storage_metrics.take(borne)
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _with_borne(call: Callable[[_T], _R], item: _T) -> tuple[_R, metrics.Borne]:
-    return call(item), metrics.untold()
+def _with_borne(call: Callable[[_T], _R], item: _T) -> tuple[_R, storage_metrics.Borne]:
+    return call(item), storage_metrics.untold()
 
 
 def _follow_the_parent() -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from pipeline import metrics
+from pipeline import storage_metrics
 from pipeline.placement import Plan
 from pipeline.run_metrics import RunMetrics
 
@@ -58,7 +58,7 @@ class Counts:
     """The most images that had left the stage before a pool and had not been taken by it."""
     batches: dict[str, int] = field(default_factory=dict)
     """The smallest batch of each stage whose memory ran out."""
-    borne: metrics.Borne = field(default_factory=Counter)
+    borne: storage_metrics.Borne = field(default_factory=Counter)
     """Calls of storage that were made again, or failed for good."""
     refusal: str | None = None
     """Why no model could be loaded; Ray's own errors do not carry what an actor raised to the driver."""
@@ -73,7 +73,7 @@ class _Counter:
         self._next = dict(pairwise(("load", *plan.pools)))
         self._before = {pool: stage for stage, pool in self._next.items()}
 
-    def add(self, stage: str, count: int, seconds: float, borne: metrics.Borne) -> None:
+    def add(self, stage: str, count: int, seconds: float, borne: storage_metrics.Borne) -> None:
         self._counts.borne += borne
         self._counts.done[stage] += count
         self._counts.seconds[stage] += seconds
@@ -93,7 +93,7 @@ class _Counter:
         self._metrics.waiting(pool, now)
 
     def written(
-        self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float, borne: metrics.Borne
+        self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float, borne: storage_metrics.Borne
     ) -> int:
         new_edits = sum(edits[part] for part in self._new(edits))
         reasons = sum((failures[part] for part in self._new(failures)), Counter())
@@ -143,7 +143,7 @@ class Progress:
     def add(self, stage: str, count: int, seconds: float) -> None:
         """Report work done; does not wait."""
         if self.actor is not None:
-            self.actor.add.remote(stage, count, seconds, metrics.untold())
+            self.actor.add.remote(stage, count, seconds, storage_metrics.untold())
 
     def taken(self, stage: str, images: int) -> None:
         """Report that an actor of a pool begins with some images; does not wait."""
@@ -171,7 +171,7 @@ class Progress:
         if self.actor is None:
             return 0
         try:
-            return ray.get(self.actor.written.remote(edits, failures, seconds, metrics.untold()))
+            return ray.get(self.actor.written.remote(edits, failures, seconds, storage_metrics.untold()))
         except RayActorError:  # its node is lost; the final account does not need it
             return 0
 

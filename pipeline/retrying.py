@@ -18,7 +18,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from pipeline import metrics
+from pipeline import storage_metrics
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -150,7 +150,7 @@ def retried(operation: str, uri: str, call: Callable[_P, _T], *args: _P.args, **
         return state.attempt_number >= _attempts(error_of(state))
 
     def note(state: RetryCallState) -> None:
-        metrics.count(metrics.RETRIES, operation, code_of(error_of(state)))
+        storage_metrics.count(storage_metrics.RETRIES, operation, code_of(error_of(state)))
 
     # A million calls are made and few fail: only these pay for the machinery.
     try:
@@ -170,7 +170,7 @@ def retried(operation: str, uri: str, call: Callable[_P, _T], *args: _P.args, **
     except Exception as error:
         told = _told(operation, uri, error)
         if not isinstance(error, FileNotFoundError):
-            metrics.count(metrics.ERRORS, operation, code_of(error))
+            storage_metrics.count(storage_metrics.ERRORS, operation, code_of(error))
         if told is error:
             raise
         raise told from error

@@ -32,15 +32,15 @@ class PipelineBackbone(Backbone):
 
     def __init__(
         self, pipeline: Any, name: str, revision: str, spectrum: Tensor | None = None, *,
-        guidance: float | None = None, prompt_tokens: int | None = None, forward_only: bool = False,
+        embedded_guidance: float | None = None, prompt_tokens: int | None = None, forward_only: bool = False,
     ) -> None:  # fmt: skip
-        """guidance: the embedded scale. prompt_tokens: see the class; None: the family's own of both. forward_only: it
+        """embedded_guidance: the scale. prompt_tokens: see the class; None: the family's own of both. forward_only: it
         was loaded without derivatives, see `eim_ops/loading.py`."""
         config = loaded_config(pipeline)
         super().__init__(name, revision, self.own_size(config), spectrum)
         self.pipeline = pipeline
         self.guidance_kind = self.guidance_of(config)
-        self._guidance = self.embedded_guidance if guidance is None else guidance
+        self._embedded_guidance = self.embedded_guidance if embedded_guidance is None else embedded_guidance
         self._prompt_tokens = prompt_tokens or self.prompt_tokens
         self._step, self._forward_only = self.size_step(config), forward_only
         # In float32 differences are half as dear as forward mode and right to 1e-4; in half precision they are not.
@@ -163,9 +163,9 @@ class PipelineBackbone(Backbone):
 
     def _guidance_input(self, latents: Tensor) -> Tensor | None:
         """The embedded scale for each row, float32 (B,); None where it is no input."""
-        if self.guidance_kind != "embedded" or self._guidance is None:
+        if self.guidance_kind != "embedded" or self._embedded_guidance is None:
             return None
-        return torch.full((len(latents),), self._guidance, device=latents.device, dtype=torch.float32)
+        return torch.full((len(latents),), self._embedded_guidance, device=latents.device, dtype=torch.float32)
 
 
 @contextmanager

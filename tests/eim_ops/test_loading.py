@@ -72,7 +72,7 @@ def test_fewer_prompt_tokens_pad_less(schnell: str) -> None:
     [
         (Loading(compile=True), "loading.compile: StableDiffusion3Pipeline names no repeated blocks"),
         (Loading(attention_backend="native"), "loading.attention_backend has no effect on StableDiffusion3Pipeline"),
-        (Loading(guidance=3.5), "loading.guidance: .* method.free_guidance is its guidance"),
+        (Loading(embedded_guidance=3.5), "loading.embedded_guidance: .* method.free_guidance is its guidance"),
         (Loading(prompt_tokens=64), "loading.prompt_tokens: this StableDiffusion3Pipeline has no T5"),
     ],
 )
@@ -283,7 +283,7 @@ def test_what_the_machine_lacks_is_refused_by_key(loading: Loading, message: str
         {"device_map": "balanced", "group_offload": "leaf_level"},
         {"quantisation": "quanto", "layerwise_casting": "float8_e5m2"},
         {"prompt_tokens": 0},
-        {"guidance": -1},
+        {"embedded_guidance": -1},
     ],
 )
 def test_impossible_settings_name_their_key(settings: dict) -> None:
@@ -293,7 +293,7 @@ def test_impossible_settings_name_their_key(settings: dict) -> None:
 
 def test_only_what_is_set_and_changes_pixels_is_told() -> None:
     assert Loading().pixels() == {} == Loading(group_offload="leaf_level").pixels()
-    assert Loading(compile=True, guidance=2.0).pixels() == {"compile": True, "guidance": 2.0}
+    assert Loading(compile=True, embedded_guidance=2.0).pixels() == {"compile": True, "embedded_guidance": 2.0}
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 import ray
 import yaml
 
-from pipeline import metrics, run_metrics
+from pipeline import run_metrics, storage_metrics
 from tests.infra.tools import INFRA, ROOT, program, run
 
 OBSERVE = INFRA / "observe"
-STORAGE = {metrics.RETRIES, metrics.ERRORS}
+STORAGE = {storage_metrics.RETRIES, storage_metrics.ERRORS}
 """Counted in `pipeline/storage.py` by operation and error."""
 
 

@@ -66,7 +66,10 @@ def test_a_model_of_the_hub_is_recorded_by_its_commit_and_by_nothing_that_moves(
             },
             "loading.attention_backend flash has no forward mode, which image_half hsds needs in bfloat16",
         ),
-        ({"method": {"free_guidance": 1}, "loading": {"guidance": 3}}, "loading.guidance: this FluxPipeline has no"),
+        (
+            {"method": {"free_guidance": 1}, "loading": {"embedded_guidance": 3}},
+            "loading.embedded_guidance: this FluxPipeline has no",
+        ),
     ],
 )
 def test_what_the_family_lacks_is_refused_without_weights(schnell: str, changes: Any, message: str) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline import metrics, processes
+from pipeline import processes, storage_metrics
 from pipeline.processes import in_processes
 from pipeline.retrying import StorageError
 from tests import REPOSITORY
@@ -29,7 +29,7 @@ def refused(number: int) -> int:
 
 
 def retried_once(number: int) -> int:
-    metrics.count(metrics.RETRIES, "get", "SlowDown")
+    storage_metrics.count(storage_metrics.RETRIES, "get", "SlowDown")
     return number
 
 
@@ -58,9 +58,9 @@ def test_an_error_of_a_process_is_raised_as_it_was() -> None:
 
 @pytest.mark.usefixtures("two_processes")
 def test_what_storage_bore_in_other_processes_counts_here() -> None:
-    metrics.untold()
+    storage_metrics.untold()
     assert list(in_processes(retried_once, range(5), rows=5)) == list(range(5))
-    assert metrics.untold() == {(metrics.RETRIES, "get", "SlowDown"): 5}
+    assert storage_metrics.untold() == {(storage_metrics.RETRIES, "get", "SlowDown"): 5}
 
 
 WAITING = """

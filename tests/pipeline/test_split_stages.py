@@ -10,7 +10,7 @@ import torch
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
-from pipeline.loading import ModelError
+from pipeline.model_loading import ModelError
 from pipeline.model_stage import ModelStage
 from pipeline.operations import Editor, Operations
 from pipeline.placement import PoolPlan

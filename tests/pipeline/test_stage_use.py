@@ -1,7 +1,7 @@
-from pipeline.metrics import Borne
 from pipeline.placement import Cluster, Plan, plan_placement
 from pipeline.progress import _Counter
 from pipeline.stage_use import StageUse, stage_uses
+from pipeline.storage_metrics import Borne
 from tests.pipeline.builders import make_recipe
 
 

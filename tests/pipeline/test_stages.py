@@ -20,7 +20,7 @@ from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
 from pipeline.fit import Fit
 from pipeline.identity import noise_seed, sha256_bytes
-from pipeline.loading import ModelError
+from pipeline.model_loading import ModelError
 from pipeline.operations import Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress

@@ -13,7 +13,7 @@ import botocore.exceptions
 import pyarrow as pa
 import pytest
 
-from pipeline import metrics, retrying, storage
+from pipeline import retrying, storage, storage_metrics
 from pipeline.attempts import Attempts
 from pipeline.ledger import Ledger
 from pipeline.manifest import open_manifest, prepare_manifest
@@ -48,7 +48,7 @@ def proxy(shared_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3
     monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.02)
     storage._s3.cache_clear()
     storage._s3().connect()  # takes a while itself
-    metrics.untold()
+    storage_metrics.untold()
     yield shared_proxy
     shared_proxy.set()
 
@@ -64,8 +64,8 @@ def store(proxy: S3Proxy) -> Store:
 def retries(operation: str) -> dict[str, int]:
     return {
         error: count
-        for (name, its_operation, error), count in metrics._untold.items()
-        if (name, its_operation) == (metrics.RETRIES, operation)
+        for (name, its_operation, error), count in storage_metrics._untold.items()
+        if (name, its_operation) == (storage_metrics.RETRIES, operation)
     }
 
 
@@ -126,9 +126,9 @@ def test_a_call_makes_no_more_requests_than_it_says(store: Store, proxy: S3Proxy
     with pytest.raises(UnansweredError, match=r"put .* SlowDown: .*; run again"):
         store.write("a", DATA)
     assert proxy.requests["PUT"] == retrying.ATTEMPTS
-    told = metrics.untold()
-    assert told[metrics.RETRIES, "put", "SlowDown"] == retrying.ATTEMPTS - 1
-    assert told[metrics.ERRORS, "put", "SlowDown"] == 1
+    told = storage_metrics.untold()
+    assert told[storage_metrics.RETRIES, "put", "SlowDown"] == retrying.ATTEMPTS - 1
+    assert told[storage_metrics.ERRORS, "put", "SlowDown"] == 1
 
 
 def test_pauses_grow_and_are_random() -> None:
@@ -242,10 +242,10 @@ def test_names_that_no_disk_takes_are_tried_once(number: int, monkeypatch: pytes
 def test_data_instead_of_a_place_is_a_problem_of_its_row_at_once(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text(json.dumps({"uri": f"data:image/png;base64,{'A' * 10_000}"}))
     manifest = prepare_manifest(Input(manifest=f"{tmp_path}/m.jsonl"), Store(f"{tmp_path}/out"))
-    metrics.untold()
+    storage_metrics.untold()
     ((row,),) = (manifest.read(bucket) for bucket in manifest.rows)
     assert row["problem"].endswith(os.strerror(errno.ENAMETOOLONG))
-    assert not metrics.untold()
+    assert not storage_metrics.untold()
 
 
 @pytest.mark.usefixtures("at_once")

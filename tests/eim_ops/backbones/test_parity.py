@@ -52,7 +52,7 @@ def test_parity_with_the_familys_own_pipeline(
     free = None
     if backbone.guidance_kind == "true" and guidance != 1:
         free = FreeGuidance(backbone.encode_text([""] * len(PROMPTS)), guidance)
-    monkeypatch.setattr(backbone, "_guidance", guidance)
+    monkeypatch.setattr(backbone, "_embedded_guidance", guidance)
     conditioning, sigmas = backbone.encode_text(PROMPTS), backbone.grid(4, noisy.shape[-2:])
     ours = (backbone.decode(sample(backbone, noisy, conditioning, sigmas, free=free)) + 1) / 2
     assert expected.shape == (len(PROMPTS), 3, *size)
