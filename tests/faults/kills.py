@@ -328,5 +328,7 @@ def _at_work_on(nodes: Nodes) -> list[int]:
 def _at_work(worker: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
         title = " ".join(worker.cmdline())
-        return title.startswith("ray::") and not any(name in title for name in _RAYS_OWN)
+        if title.startswith("ray::") and not any(name in title for name in _RAYS_OWN):
+            # One that has left Ray serves no calls any more; now and then such a process hangs in gRPC's own teardown.
+            return any(its.status == psutil.CONN_LISTEN for its in worker.net_connections("tcp"))
     return False
