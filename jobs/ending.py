@@ -31,7 +31,9 @@ def ending_in_order() -> Iterator[None]:
     with stopping() as stop:
         try:
             yield
-        except (RecipeError, FingerprintError, PlacementError, StorageError, PermissionError, ModelError) as error:
+        except (RecipeError, FingerprintError, PlacementError, StorageError, ModelError) as error:
+            refuse(error)
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:  # a place without the right, or a file
             refuse(error)
         except KeyboardInterrupt as interrupt:
             # First the word: `ray job stop` gives three seconds.

@@ -46,7 +46,7 @@ class Ask:
 
 def read_asks(store: Store) -> Sequence[Ask]:
     """All records of a run, in order of their names."""
-    records = [json.loads(store.read(key)) for key in store.keys("asked")]
+    records = [store.read_json(key) for key in store.keys("asked")]
     return [
         Ask(record["fingerprint"], record["manifest"], parse_edits(json.dumps(record["edits"]))) for record in records
     ]

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from jinja2 import TemplateSyntaxError, meta
 from jinja2.sandbox import SecurityError
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from eim_ops.captioning.template import TEMPLATE_ENVIRONMENT
 
@@ -37,11 +38,19 @@ class ModelSpec(_Spec):
     revision: _Text | None = None
 
 
+def _without_secret(url: str) -> str:
+    if "@" in urlsplit(url).netloc:
+        raise ValueError(
+            "a name or a password in the URL would be recorded and shown: leave them out, and give key_env"
+        )
+    return url
+
+
 class HttpSpec(_Spec):
     """An OpenAI-compatible endpoint. The key comes from the environment variable that `key_env` names."""
 
     kind: Literal["http"]
-    url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    url: Annotated[str, Field(pattern=r"^https?://\S+$"), AfterValidator(_without_secret)]
     model: _Text
     revision: _Text = "unpinned"
     key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None

@@ -110,7 +110,12 @@ def _compact_bucket(run: Run, images_of: ImagesOf, orphans_before: float | None,
     in_threads(store.delete, [key for key in raw.parts if key not in kept])
     # Parts first: a kill here leaves images without rows, never rows without images.
     orphans = [image for image in images if image.key not in named]
-    gone = _removable(orphans, views.get(run.fingerprints[0]), orphans_before)
+    gone = _beaten(orphans, views.get(run.fingerprints[0]))
+    if orphans_before is not None and any(image.modified < orphans_before for image in orphans):
+        # Read anew: another compaction may have moved rows while the parts were listed.
+        named = _named_images(read_raw(store, bucket).edits)
+        old = [image for image in orphans if image.modified < orphans_before and image.key not in named]
+        gone = list(dict.fromkeys([*gone, *old]))
     in_threads(store.delete, [image.key for image in gone])
     return Compaction(
         parts_before=len(raw.parts),
@@ -152,8 +157,8 @@ def _named_images(edits: pa.Table) -> set[str]:
     return {image_key(*key, sha256) for key, sha256 in zip(keys_of(edits), hashes, strict=True)}
 
 
-def _removable(orphans: Sequence[StoredImage], view: View | None, before: float | None) -> list[StoredImage]:
-    """Images whose rows, there or to come, lose to a stored row; and those older than `before`, seconds since 1970."""
+def _beaten(orphans: Sequence[StoredImage], view: View | None) -> list[StoredImage]:
+    """Images whose rows, there or to come, lose to a stored row."""
     winners: Mapping[Key, str] = {}
     if view is not None:
         winners = dict(zip(keys_of(view.edits), view.edits["image_sha256"].to_pylist(), strict=True))
@@ -162,4 +167,4 @@ def _removable(orphans: Sequence[StoredImage], view: View | None, before: float 
         winner = winners.get((image.sample_id, image.edit_id))
         return winner is not None and winner[: len(image.sha16)] < image.sha16
 
-    return [image for image in orphans if lost(image) or (before is not None and image.modified < before)]
+    return [image for image in orphans if lost(image)]

@@ -138,27 +138,40 @@ def run_edit(
         gc.collect()
         plan = plan_run(recipe, cluster_resources(), before, run.facts.most_pixels)
         progress, streamed = Progress.start(name[:12], before.left, plan), time.monotonic()
-        try:
-            with shown(progress, before.work.images, before.left):
-                _stream(run, plan, progress, limit, before.failures)
-        except KeyboardInterrupt:
-            raise Interrupted(progress.counts()) from None
-        except Exception as error:
-            if refusal := progress.counts().refusal:
-                raise ModelError(refusal) from None
-            cause = _cause(error)
-            if isinstance(cause, (StorageError, PermissionError)):
-                raise type(cause)(_own_words(cause)) from None  # what the store says, without the layers of Ray
-            if not isinstance(cause, TooManyFailures):
-                raise
-            problem = f"stopped: {_own_words(cause)}"
+        left = before
+        while problem is None and left.left:
+            problem = _streamed(run, plan, progress, limit, before)
+            count = run.ledger.settled_account if problem is None else run.ledger.account
+            after = count(manifest, recipe.edits)
+            # Where a node dies Ray reads anew what that held, when part of it is done: its blocks are other ones then,
+            # and rows may fall between them. A stream that brings nothing more is the last.
+            if after.left >= left.left:
+                break
+            run, left = replace(run, retry_failed=False), after
         counts = progress.counts()
         uses = stage_uses(counts, plan, time.monotonic() - streamed)
-        count = run.ledger.settled_account if problem is None else run.ledger.account
-        after = count(manifest, recipe.edits)
     if not after.left:
         attempts.forget()
     return _summary(run, after, counts, uses, problem, time.monotonic() - started)
+
+
+def _streamed(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, before: Account) -> str | None:
+    """Stream what is left; returns why it was stopped. before: the run. Raises as `run_edit` does."""
+    try:
+        with shown(progress, before.work.images, before.left):
+            _stream(run, plan, progress, failure_limit, before.failures)
+    except KeyboardInterrupt:
+        raise Interrupted(progress.counts()) from None
+    except Exception as error:
+        if refusal := progress.counts().refusal:
+            raise ModelError(refusal) from None
+        cause = _cause(error)
+        if isinstance(cause, (StorageError, PermissionError)):
+            raise type(cause)(_own_words(cause)) from None  # what the store says, without the layers of Ray
+        if not isinstance(cause, TooManyFailures):
+            raise
+        return f"stopped: {_own_words(cause)}"
+    return None
 
 
 def open_edit_run(

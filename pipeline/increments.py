@@ -75,7 +75,7 @@ def _place(date: str) -> str:
 
 
 def _read(store: Store, key: str) -> Increment:
-    its = json.loads(store.read(key))
+    its = store.read_json(key)
     ask = Ask(its["fingerprint"], its["manifest"], parse_edits(json.dumps(its["recipe_edits"])))
     work, attempt = Workload(**its["work"]), its.get("attempt", 1)  # which older records lack
     return Increment(its["date"], ask, its["images"], its["edits"], work, its["gpu_hours"], attempt)

@@ -1,6 +1,5 @@
 """What is done, what failed, what is left. The only reader of `edits/` and `failures/`: raw rows in, the view out."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -266,7 +265,7 @@ def _refusal(output: Store, others: Sequence[str], settings: Mapping[str, Any]) 
     now = _flat(settings)
     lines = [f"{output.root} holds edits made with other settings, nothing was started"]
     for key in others:
-        then = _flat(json.loads(output.read(key)))
+        then = _flat(output.read_json(key))
         changed = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
         lines += [f"  {name}: there {then.get(name)!r}, now {now.get(name)!r}" for name in changed]
     return "\n".join([*lines, "  change them back, choose another output, or add --new-run to keep both side by side"])

@@ -92,7 +92,7 @@ class Manifest:
 
 def open_manifest(output: Store, prefix: str) -> Manifest:
     """The manifest that was prepared below an output under this prefix; raises FileNotFoundError."""
-    return Manifest(output, prefix, json.loads(output.read(f"{prefix}/index.json"))["rows"])
+    return Manifest(output, prefix, output.read_json(f"{prefix}/index.json")["rows"])
 
 
 def all_manifests(output: Store) -> list[Manifest]:
@@ -220,12 +220,15 @@ def _read_user_manifest(path: str) -> Iterator[Any]:
     suffix = Path(path).suffix.lower()
     with storage.open_stream(path) as stream:
         if suffix == ".parquet":
-            file = pq.ParquetFile(stream)
-            _require_uri(path, file.schema_arrow.names)
-            for batch in file.iter_batches(1024):
-                yield from _rows_of(batch)
+            try:
+                file = pq.ParquetFile(stream)
+                _require_uri(path, file.schema_arrow.names)
+                for batch in file.iter_batches(1024):
+                    yield from _rows_of(batch)
+            except pa.ArrowInvalid as error:
+                raise RecipeError(f"input.manifest: {path} is no whole Parquet file: {error}") from None
             return
-        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         if suffix == ".csv":
             csv.field_size_limit(_FIELD_CHARACTERS)
             reader = csv.DictReader(lines)
@@ -258,7 +261,9 @@ def _rows_of(batch: pa.RecordBatch) -> list[Any]:
 
 def _require_uri(path: str, columns: Iterable[str]) -> None:
     if "uri" not in columns:
-        raise RecipeError(f"input.manifest: {path} has the columns {', '.join(columns)}; a column `uri` is needed")
+        raise RecipeError(
+            f"input.manifest: {path} has the columns {_printable(', '.join(columns))}; a column `uri` is needed"
+        )
 
 
 def _as_json(value: Any) -> str | None:

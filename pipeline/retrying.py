@@ -56,6 +56,9 @@ _NO_CREDENTIALS = (
     botocore.exceptions.SSOError,
     botocore.exceptions.TokenRetrievalError,
 )
+_NO_BUCKET = frozenset({"NoSuchBucket", "InvalidBucketName"})
+_NO_NAME = (botocore.exceptions.ParamValidationError, botocore.exceptions.UnsupportedS3ArnError)
+"""Of buckets and keys that there cannot be, before anything is sent."""
 _STILL_EXPIRED = "credentials are still expired"
 """In the RuntimeError of botocore where a provider gave old ones."""
 # Swift tells a full quota as EntityTooLarge; nothing that is written here is near S3's limit of 5 GiB.
@@ -77,7 +80,7 @@ class StorageError(Exception):
 
 
 class UnansweredError(StorageError):
-    """One object, or one listing, that could not be had after all attempts."""
+    """One object, or one listing, that could not be had: after all attempts, or since there can be none."""
 
 
 def _answered(error: BaseException) -> dict[str, Any] | None:
@@ -130,6 +133,11 @@ def _told(operation: str, uri: str, error: BaseException) -> BaseException:
         )
     if _is_transient(error):
         return UnansweredError(f"{place}: failed {_attempts(error)} times, at last by {code}: {error}; run again")
+    if code in _NO_BUCKET or isinstance(error, _NO_NAME):
+        return UnansweredError(f"{place}: {code}: {' '.join(str(error).split())}; check the bucket and the name")
+    if isinstance(error, PermissionError) and _answered(error) is not None:
+        # S3 says no more than `Access Denied`.
+        return PermissionError(errno.EACCES, f"{operation}: {error}; give the S3 credentials this right", uri)
     return error
 
 

@@ -1,6 +1,5 @@
 """Shared directions of a run in storage: which there are, and where their artifacts lie."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ class SharedDirections:
     @classmethod
     def read(cls, store: Store, pairs: list[Pair]) -> "SharedDirections":
         """Those of these pairs that are recorded."""
-        found = {pair: json.loads(store.read(key))["id"] for pair in pairs if store.exists(key := _record(pair))}
+        found = {pair: store.read_json(key)["id"] for pair in pairs if store.exists(key := _record(pair))}
         return cls(store, found)
 
     def add(self, pair: Pair, folder: Path) -> None:

@@ -75,8 +75,8 @@ class EditSink:
             images += its_images
             failures += its_failures
         edits = in_threads(self._put_image, images)
-        edited = self._put_parts("edits", edits, EDITS, ("sample_id", "edit_id", "image_sha256"))
-        identity = ("sample_id", "edit_id", "stage", "error_type", "message", "attempts")
+        edited = self._put_parts("edits", edits, EDITS, ("sample_id", "edit_id", "image_sha256", "fingerprint"))
+        identity = ("sample_id", "edit_id", "stage", "error_type", "message", "attempts", "fingerprint")
         failed = self._put_parts("failures", failures, FAILURES, identity)
         counts = {part: len(its_rows) for part, its_rows in edited.items()}
         reasons = {

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import io
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
+from stat import S_ISREG
 from typing import IO, Any, TypeVar
 
 import fsspec
@@ -37,6 +38,7 @@ _STREAM_ATTEMPTS = {"botocore": 4, "s3fs": 3}
 _CONNECT_SECONDS, _READ_SECONDS, _CALL_SECONDS = 5, 15, 30
 _PAGE_KEYS = 1000
 _PARTIAL = ".partial"
+_REMOVE = "bring it back from a copy, or remove it and run the job again"
 _THREADS = 8
 
 
@@ -124,9 +126,11 @@ def _disk_version(stat: os.stat_result) -> str:
 
 def _read_disk(path: str) -> Blob:
     with open(path, "rb") as file:
-        # Taken before the bytes: a file that grows meanwhile shows another version than its bytes, never the reverse.
-        version = _disk_version(os.fstat(file.fileno()))
-        return Blob(file.read(), version)
+        before = _disk_version(os.fstat(file.fileno()))
+        data = file.read()
+        # A file that is written over meanwhile has neither version: the bytes may be of both.
+        after = _disk_version(os.fstat(file.fileno()))
+        return Blob(data, before if before == after else f"{before}, while it was read {after}")
 
 
 def _read_s3(uri: str) -> Blob:
@@ -235,24 +239,53 @@ def open_stream(uri: str) -> IO[bytes]:
     return _s3(streams=True).open(uri, "rb") if is_s3(uri) else open(uri, "rb")
 
 
-def _list_disk(folder: str, beginning: str = "", above: tuple[str, ...] = ()) -> Iterator[Entry]:
+def _scan(folder: str, beginning: str) -> tuple[list[str], set[str]]:
+    """The names in a folder that begin so, in order, and which of them are folders."""
+    names, folders_among = [], set()
+    with os.scandir(folder) as scan:
+        for entry in scan:
+            if entry.name.startswith(beginning):
+                names.append(entry.name)  # an entry takes ten times as much, and there may be very many
+                if _is_folder(entry):
+                    folders_among.add(entry.name)
+    return sorted(names), folders_among
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
+
+
+def _walk_disk(folder: str, beginning: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """The paths of all that is no folder, in order of their names, without asking what they are."""
     above = (*above, folder)
     try:
-        with os.scandir(folder) as scan:
-            # Names alone: a folder may hold very many, and an entry takes ten times as much.
-            names = sorted(entry.name for entry in scan if entry.name.startswith(beginning))
+        names, folders_among = retried("list", folder, _scan, folder, beginning)
     except (FileNotFoundError, NotADirectoryError):
         return
     for name in names:
         path = os.path.join(folder, name)
-        try:
-            found = os.stat(path)
-        except FileNotFoundError:  # a link that leads nowhere, or what went meanwhile
-            continue
-        if S_ISDIR(found.st_mode):
+        if name in folders_among:
             if not (os.path.islink(path) and _leads_back(path, above)):
-                yield from _list_disk(path, above=above)
-        elif S_ISREG(found.st_mode) and not (name.startswith(".") and name.endswith(_PARTIAL)):
+                yield from _walk_disk(path, above=above)
+        elif not (name.startswith(".") and name.endswith(_PARTIAL)):
+            yield path
+
+
+def _list_disk(folder: str, beginning: str) -> Iterator[Entry]:
+    for path in _walk_disk(folder, beginning):
+        try:
+            found = retried("head", path, os.stat, path)
+        except OSError as error:
+            # A link that leads nowhere or to itself, or what went meanwhile.
+            if not isinstance(error, FileNotFoundError) and error.errno != errno.ELOOP:
+                raise
+            continue
+        if S_ISREG(found.st_mode):
             yield Entry(path, _disk_version(found), found.st_size, found.st_mtime)
 
 
@@ -288,6 +321,12 @@ def list_entries(uri: str, beginning: str = "") -> Iterator[Entry]:
     With `beginning`, only what is named so directly below it, and everything in folders that are named so.
     """
     return _list_s3(uri, beginning) if is_s3(uri) else _list_disk(uri, beginning)
+
+
+def list_names(uri: str) -> Iterator[str]:
+    """The URIs of all objects below a folder or prefix, in order; also of one that goes while they are listed, so that
+    whoever reads it meets FileNotFoundError."""
+    return (entry.uri for entry in _list_s3(uri, "")) if is_s3(uri) else _walk_disk(uri)
 
 
 def folders(uri: str, beginning: str = "") -> list[str]:
@@ -344,7 +383,7 @@ class Store:
 
     def keys(self, prefix: str) -> list[str]:
         """The keys of all objects below a prefix, in order."""
-        return [self.key(entry.uri) for entry in list_entries(self.uri(prefix))]
+        return [self.key(uri) for uri in list_names(self.uri(prefix))]
 
     def write_table(self, key: str, table: pa.Table) -> None:
         """Put a Parquet file, unless an object of that name is there: its name says what it holds."""
@@ -353,9 +392,20 @@ class Store:
 
     def read_table(self, key: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file as a table."""
-        # Not `pq.read_table`, which takes a small file for a data set and three times as long.
-        file = pq.ParquetFile(pa.BufferReader(self.read(key)))
-        return file.read(None if columns is None else list(columns), use_threads=False)
+        data = self.read(key)
+        try:
+            # Not `pq.read_table`, which takes a small file for a data set and three times as long.
+            file = pq.ParquetFile(pa.BufferReader(data))
+            return file.read(None if columns is None else list(columns), use_threads=False)
+        except (pa.ArrowException, OSError) as error:  # a page that cannot be decompressed is an OSError
+            raise StorageError(f"{self.uri(key)} is damaged, no whole Parquet file: {error}; {_REMOVE}") from error
+
+    def read_json(self, key: str) -> Any:
+        """What a JSON object holds; raises FileNotFoundError."""
+        try:
+            return json.loads(self.read(key))
+        except ValueError as error:
+            raise StorageError(f"{self.uri(key)} is damaged, no whole JSON: {error}; {_REMOVE}") from error
 
     def read_parts(self, prefix: str, schema: pa.Schema, columns: Sequence[str]) -> tuple[list[str], pa.Table]:
         """The keys of all Parquet parts below a prefix, and their rows; columns that a part lacks are null."""

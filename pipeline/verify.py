@@ -179,10 +179,7 @@ def _check_run(run: Run, asked: Sequence[_Asked]) -> RunCheck:
 
 
 def _check_bucket(store: Store, asked: Sequence[_Asked], images_of: ImagesOf, bucket: str) -> Check:
-    try:
-        raw = read_raw(store, bucket, _EDITS, _FAILURES)
-    except pa.ArrowInvalid as error:
-        raise OutputError(f"{store.root}: a part of bucket {bucket} is no Parquet file: {error}") from None
+    raw = read_raw(store, bucket, _EDITS, _FAILURES)
     views = raw.views()
     named = set(raw.edits["image_uri"].to_pylist())
     images = images_of(bucket, raw.edits["sample_id"].unique().to_pylist())

@@ -26,11 +26,12 @@ from aiohttp import web
 
 from tests.s3_server import S3Server
 
-Fault = Literal["internal", "slow_down", "expired", "full", "reset", "truncate", "stall", "call"]
+Fault = Literal["internal", "slow_down", "expired", "denied", "full", "reset", "truncate", "stall", "call"]
 _ERRORS = {
     "internal": (500, "InternalError"),
     "slow_down": (503, "SlowDown"),
     "expired": (403, "ExpiredToken"),
+    "denied": (403, "AccessDenied"),
     "full": (507, "InsufficientStorage"),
 }
 _XML = "http://s3.amazonaws.com/doc/2006-03-01/"

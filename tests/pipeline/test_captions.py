@@ -259,6 +259,7 @@ HTTP = {"kind": "http", "url": "http://127.0.0.1:1/v1", "model": "m"}
         ({**HTTP, "modle": "x"}, ["captioner.modle: unknown key; did you mean 'model'?"]),
         ({**HTTP, "key": "secret"}, ["captioner.key: unknown key", "key_env"]),
         ({**HTTP, "url": "localhost"}, ["captioner.url: given 'localhost'"]),
+        ({**HTTP, "url": "https://me:secret@host/v1"}, ["captioner.url: a name or a password", "key_env"]),
         ({"kind": "http", "model": "m"}, ["captioner.url: missing"]),
         ({"kind": "htpp"}, ["captioner: given", "kind: model, vllm, http or template"]),
         (3, ["captioner: given 3", "mini-vlm"]),
@@ -272,6 +273,7 @@ def test_wrong_captioners_are_refused_with_the_key(captioner: Any, parts: list[s
         make_recipe(captioner=captioner)
     for part in parts:
         assert part in str(caught.value)
+    assert "me:secret" not in str(caught.value)
 
 
 def test_actors_share_the_questions_at_once_and_more_actors_than_questions_are_refused() -> None:

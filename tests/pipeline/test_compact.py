@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import compact as compact_module
 from pipeline import processes, storage
 from pipeline.compact import Compaction, compact_output
 from pipeline.identity import bucket_of, image_key, part_key, sha256_bytes
@@ -318,3 +319,44 @@ def test_in_several_processes_an_output_is_compacted_and_verified_as_in_one(
     compact(job)
     assert view_of(job) == before
     assert part_counts(job) == {1}
+
+
+def test_parts_that_another_compaction_merges_while_they_are_listed_are_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, scan = well_used_job(str(tmp_path)), storage._scan
+    before = view_of(job)
+
+    def then_merged(folder: str, beginning: str) -> tuple[list[str], set[str]]:
+        found = scan(folder, beginning)
+        if "/edits/bucket=" in folder:
+            monkeypatch.setattr(storage, "_scan", scan)
+            compact(job)
+        return found
+
+    monkeypatch.setattr(storage, "_scan", then_merged)
+    compact(job, orphan_age=timedelta(0))
+    assert storage._scan is scan
+    assert view_of(job) == before
+
+
+def test_an_old_image_whose_row_comes_while_parts_are_merged_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, reads = start_job(str(tmp_path), 1), []
+    job.write(job.samples)
+    (part,) = job.store.keys("edits")
+    row = job.store.read(part)
+    job.store.delete(part)
+
+    def read_then_put(*arguments: Any) -> Any:
+        raw = read_raw(*arguments)
+        if not reads:
+            job.store.write(part, row)
+        reads.append(raw)
+        return raw
+
+    monkeypatch.setattr(compact_module, "read_raw", read_then_put)
+    assert compact(job, orphan_age=timedelta(0)).images_removed == 0
+    assert len(reads) == 2
+    assert len(view_of(job)[0]) == 1

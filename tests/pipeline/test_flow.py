@@ -6,14 +6,15 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import augment as augment_module
-from pipeline import flow
+from pipeline import flow, retrying
 from pipeline.ask import Ask
 from pipeline.augment import Job, augment
 from pipeline.estimate import Workload
-from pipeline.flow import open_edit_run
+from pipeline.flow import EditRun, open_edit_run, run_edit
 from pipeline.increments import Increment
 from pipeline.ledger import FingerprintError
 from pipeline.placement import Cluster
+from pipeline.progress import Progress
 from pipeline.recipe import RecipeError
 from pipeline.storage import open_store
 from tests.fakes import fake_operations
@@ -78,3 +79,28 @@ def test_a_selection_of_which_too_much_failed_is_tried_again_where_that_is_asked
     told = augment(job)
     assert (told.increment, told.completed, told.problem) == (None, (), "stopped")
     assert tried == ([False, True] if retry_failed else [False])
+
+
+@pytest.mark.parametrize("written", [2, 0])
+def test_rows_that_a_stream_leaves_out_are_streamed_again_as_long_as_that_brings_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    job, streams = start_job(str(tmp_path), 4), []
+
+    def stream(run: EditRun, *_: object) -> None:
+        streams.append(run.retry_failed)
+        there = set(run.ledger.read().edits["sample_id"].to_pylist())
+        job.write([row for row in job.samples if row["sample_id"] not in there][:written])
+
+    monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.0)
+    for name, stand_in in {
+        "connect": lambda _: None,
+        "cluster_resources": lambda: Cluster(2),
+        "_stream": stream,
+        "Progress": SimpleNamespace(start=lambda *_: Progress()),
+    }.items():
+        monkeypatch.setattr(flow, name, stand_in)
+    told = run_edit(job.recipe, fake_operations(revision="fake-1"), retry_failed=True)
+    assert streams == ([True, False] if written else [True])
+    assert told.left == (0 if written else 4)
+    assert (told.problem is None) == bool(written)

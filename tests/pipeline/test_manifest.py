@@ -20,6 +20,7 @@ from pipeline.retrying import StorageError
 from pipeline.storage import open_store
 from tests.pipeline.builders import make_recipe
 from tests.pipeline.test_asked_keys import asked_by_row
+from tests.s3_server import S3Server
 
 Row = dict[str, object]
 EDITS = make_recipe().edits
@@ -298,3 +299,35 @@ def test_a_full_disk_of_the_driver_is_told_with_its_place(tmp_path: Path, monkey
     monkeypatch.setattr(module, "table_of", full)
     with pytest.raises(StorageError, match=f"{tempfile.gettempdir()}: no space left.*make room"):
         prepared(str(tmp_path), Input(path=str(tmp_path / "in")))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_bytes_that_are_no_utf8_are_a_problem_of_their_row_and_not_other_words(tmp_path: Path, suffix: str) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    prompts = [b"a caf\xe9 at night", "a café at night".encode()]
+    lines = {
+        "csv": [b"uri,source_prompt", b"a.png," + prompts[0], b"b.png," + prompts[1]],
+        "jsonl": [
+            b'{"uri": "%s", "source_prompt": "%s"}' % pair for pair in zip([b"a.png", b"b.png"], prompts, strict=True)
+        ],
+    }
+    (tmp_path / f"m.{suffix}").write_bytes(b"\n".join(lines[suffix]))
+    bad, good = prepared(str(tmp_path), Input(manifest=str(tmp_path / f"m.{suffix}")))
+    if bad["problem"] is None:
+        bad, good = good, bad
+    assert bad["problem"].startswith("NotUtf8: ") and bad["source_prompt"] is None
+    assert (good["problem"], good["source_prompt"]) == (None, "a café at night")
+
+
+@pytest.mark.parametrize("uri", ["s3://my photos/a.png", "s3://bucket"])
+def test_a_name_that_no_store_takes_is_a_problem_of_its_row(s3: S3Server, tmp_path: Path, uri: str) -> None:
+    (tmp_path / "m.jsonl").write_bytes(as_jsonl([{"uri": uri}]))
+    (row,) = prepared(str(tmp_path), Input(manifest=str(tmp_path / "m.jsonl")))
+    assert row["problem"].startswith("UnansweredError: ") and "check the bucket and the name" in row["problem"]
+
+
+def test_a_manifest_that_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.parquet").write_bytes(b"uri")
+    with pytest.raises(RecipeError, match=r"m\.parquet is no whole Parquet file"):
+        prepared(str(tmp_path), Input(manifest=str(tmp_path / "m.parquet")))

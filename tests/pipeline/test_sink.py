@@ -1,6 +1,7 @@
 import io
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -143,3 +144,13 @@ def test_a_write_task_that_is_run_again_counts_its_failures_once(tmp_path: Path)
 def test_an_empty_block_writes_nothing(root: str) -> None:
     write(open_store(root), [])
     assert open_store(root).keys("") == []
+
+
+def test_equal_rows_of_two_settings_are_two_parts(root: str) -> None:
+    store = open_store(root)
+    rows = [work_row(asked("a"), sample_id="aa1", error_stage="load", error_type="E", error_message="m")]
+    rows += [work_row(asked("a"), sample_id="bb1", results=[result("a", 1)])]
+    for name in ("f", "g"):
+        EditSink(store, replace(FACTS, fingerprint=name), Progress(), 100, Attempts())(table_of_work(rows))
+        view = Ledger(store, name).read()
+        assert (len(view.edits), len(view.failures)) == (1, 1)

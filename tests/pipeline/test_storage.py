@@ -1,3 +1,4 @@
+import errno
 import os
 import time
 from pathlib import Path
@@ -6,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline import retrying, storage
-from pipeline.retrying import StorageError
+from pipeline.retrying import StorageError, UnansweredError
 from pipeline.storage import Store, open_store
 from tests.s3_server import S3Server
 
@@ -188,3 +189,76 @@ def test_a_link_beside_a_folder_is_listed_and_one_that_leads_back_is_not(tmp_pat
     (tmp_path / "a" / "beside").symlink_to(tmp_path / "c")
     names = [Path(entry.uri).relative_to(tmp_path).as_posix() for entry in storage.list_entries(str(tmp_path))]
     assert names == ["a/beside/f", "c/f"]
+
+
+def test_a_file_that_is_written_over_while_it_is_read_has_no_version_of_a_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, fstat = tmp_path / "a", os.fstat
+    path.write_bytes(b"old")
+    listed = storage.stat(str(path)).version
+
+    def then_written_over(descriptor: int) -> os.stat_result:
+        found = fstat(descriptor)
+        path.write_bytes(b"newer")
+        monkeypatch.setattr(os, "fstat", fstat)
+        return found
+
+    monkeypatch.setattr(os, "fstat", then_written_over)
+    blob = storage.read(str(path))
+    assert blob.data == b"newer"
+    assert blob.version not in (listed, storage.stat(str(path)).version)
+    assert listed in blob.version
+
+
+def test_names_are_told_also_of_what_goes_while_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, scan = open_store(str(tmp_path)), storage._scan
+    store.write("a/b", b"")
+
+    def then_gone(folder: str, beginning: str) -> tuple[list[str], set[str]]:
+        found = scan(folder, beginning)
+        (tmp_path / "a/b").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(storage, "_scan", then_gone)
+    assert store.keys("a") == ["a/b"]
+    assert store.keys("a") == []
+
+
+def test_a_link_to_itself_is_left_out_of_a_listing(tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "z.png").write_bytes(b"")
+    assert [Path(entry.uri).name for entry in storage.list_entries(str(tmp_path))] == ["z.png"]
+
+
+def test_a_disk_that_does_not_answer_a_listing_is_asked_again_and_then_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: lambda _state: 0.0)
+    (tmp_path / "a").write_bytes(b"")
+    scan, stale = os.scandir, [OSError(errno.ESTALE, "Stale file handle")] * 2
+
+    def stale_first(folder: str) -> object:
+        if stale:
+            raise stale.pop()
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", stale_first)
+    assert [entry.size for entry in storage.list_entries(str(tmp_path))] == [0]
+    stale += [OSError(errno.ESTALE, "Stale file handle")] * 20
+    with pytest.raises(UnansweredError, match=f"list {tmp_path}: failed 8 times.*Stale"):
+        list(storage.list_entries(str(tmp_path)))
+
+
+@pytest.mark.parametrize("cut", [0, 10, -10])
+def test_a_damaged_object_is_told_with_its_place_and_the_mend(root: str, cut: int) -> None:
+    store = open_store(root)
+    whole = storage.parquet_bytes(pa.table({"a": ["x" * 100] * 100}))
+    store.write("t.parquet", whole[:cut])
+    with pytest.raises(StorageError, match=r"t\.parquet is damaged, no whole Parquet file: .*remove it and run"):
+        store.read_table("t.parquet")
+    store.write("j.json", b'{"a": [1, 2'[: cut or None])
+    with pytest.raises(StorageError, match=r"j\.json is damaged, no whole JSON: .*remove it and run"):
+        store.read_json("j.json")

@@ -339,3 +339,19 @@ def test_storage_needs_no_ray() -> None:
     code = "import json, sys, pipeline.storage; print(json.dumps('ray' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) is False
+
+
+def test_a_bucket_that_is_not_there_is_told_with_the_place_and_the_mend(proxy: S3Proxy) -> None:
+    nowhere = Store("s3://no-such-bucket/p")
+    with pytest.raises(UnansweredError, match=r"put s3://no-such-bucket/p/a: NoSuchBucket.*check the bucket"):
+        nowhere.write("a", b"")
+    with pytest.raises(UnansweredError, match=r"list s3://no-such-bucket/p/: NoSuchBucket.*check the bucket"):
+        nowhere.keys("")
+    assert not nowhere.exists("a")
+
+
+def test_a_refused_right_is_told_with_the_place_and_the_mend(store: Store, proxy: S3Proxy) -> None:
+    proxy.set(Rule("denied", ("PUT",)))
+    with pytest.raises(PermissionError, match=f"put: .*; give the S3 credentials this right: '{store.uri('a')}'"):
+        store.write("a", b"")
+    assert proxy.requests["PUT"] == 1

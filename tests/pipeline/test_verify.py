@@ -172,7 +172,16 @@ def test_a_listing_that_is_not_whole_is_an_error_with_the_mend(root: str, monkey
 def test_a_part_that_is_no_parquet_file_is_an_error_that_says_where(tmp_path: Path) -> None:
     job = start_job(str(tmp_path), 1)
     job.store.write("edits/bucket=ab/part-1.parquet", b"cut off")
-    with pytest.raises(OutputError, match="a part of bucket ab is no Parquet file"):
+    with pytest.raises(StorageError, match=r"edits/bucket=ab/part-1\.parquet is damaged, no whole Parquet file"):
+        verify_output(job.output.root)
+
+
+@pytest.mark.parametrize("record", ["asked", "manifest"])
+def test_a_damaged_record_is_an_error_that_says_where(tmp_path: Path, record: str) -> None:
+    job = start_job(str(tmp_path), 1)
+    for key in job.output.keys(record):
+        job.output.write(key, job.output.read(key)[:-8])
+    with pytest.raises(StorageError, match=f"{record}/.* is damaged, no whole .*remove it and run the job again"):
         verify_output(job.output.root)
 
 

@@ -19,8 +19,11 @@ def test_small_slips_are_repaired(answer: str) -> None:
     assert GENERAL.read(answer) == "a face"
 
 
-@pytest.mark.parametrize("answer", ["a face", '{"prompt": "a fa', '{"prompt": ""}', '["a face"]', "{}", ""])
-def test_what_is_cut_or_of_another_form_is_refused(answer: str) -> None:
+HALVES = r'{"prompt": "a \ud83d\ude00",}'  # one character as two escapes, which repair does not join
+
+
+@pytest.mark.parametrize("answer", ["a face", '{"prompt": "a fa', '{"prompt": ""}', '["a face"]', "{}", "", HALVES])
+def test_what_is_cut_or_of_another_form_or_no_text_is_refused(answer: str) -> None:
     with pytest.raises(ValueError, match="the answer"):
         GENERAL.read(answer)
 
