@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -15,6 +17,8 @@ Offload = Literal["block_level", "leaf_level"]
 Storage = Literal["float8_e4m3fn", "float8_e5m2"]
 
 _PACKAGES = {"torchao": "torchao", "quanto": "optimum.quanto"}
+_COMPILERS = {"cpu": ("CXX", ("g++", "clang++", "c++")), "gpu": ("CC", ("gcc", "clang", "cc"))}
+"""What torch's inductor and Triton look for: an environment variable, or one of these programs."""
 _WHERE_ONLY = ("device_map", "group_offload")
 """Settings that move weights about and leave every pixel as it is."""
 
@@ -195,6 +199,9 @@ def check_image_half(loading: Loading, image_half: str, dtype: str, stored: str 
 
 def check_machine(loading: Loading, device: "torch.device") -> None:
     """Raises LoadingError for what this machine lacks."""
+    variable, names = _COMPILERS["cpu" if device.type == "cpu" else "gpu"]
+    if loading.compile and not os.environ.get(variable) and not any(map(shutil.which, names)):
+        raise LoadingError(f"loading.compile: this worker has no compiler: install {names[0]}, or leave it out")
     for key in ("group_offload", "device_map"):
         if getattr(loading, key) and device.type == "cpu":
             raise LoadingError(f"loading.{key} needs a GPU, this worker runs on the CPU: leave it out")

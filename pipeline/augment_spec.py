@@ -19,7 +19,7 @@ class Budget(BaseModel):
 
     @model_validator(mode="after")
     def _some(self) -> "Budget":
-        if not self.model_fields_set:
+        if self.images is None and self.edits is None and self.gpu_hours is None:
             raise ValueError("give images, edits or gpu_hours, or leave the budget out to take all that is new")
         return self
 

@@ -37,8 +37,14 @@ def connect(address: str | None) -> None:
 
 def cluster_resources() -> Cluster:
     """What the cluster that this process has joined offers."""
-    resources = ray.cluster_resources()
-    return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("object_store_memory", 0.0))
+    resources, nodes = ray.cluster_resources(), [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Cluster(
+        resources.get("CPU", 0.0),
+        resources.get("GPU", 0.0),
+        resources.get("object_store_memory", 0.0),
+        node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
+        node_gpus=max((node.get("GPU", 0.0) for node in nodes), default=0.0),
+    )
 
 
 def configure_data() -> DataContext:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pipeline.decode import encode_png
 
 _THUMB, _LABEL, _GAP, _LEFT = 96, 26, 6, 6
+_SMALL = 256
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ def contact_png(lines: Sequence[Line]) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def small(pixels: np.ndarray) -> np.ndarray:
+    """As large as a page or a sheet shows an image, twice over: uint8 (H, W, 3), 256 at most a side."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((_SMALL, _SMALL), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def _thumb(pixels: np.ndarray) -> Image.Image:

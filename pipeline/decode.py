@@ -1,5 +1,6 @@
 """Image files of all kinds to RGB, and back to PNG."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -12,13 +13,17 @@ def decode_image(data: bytes) -> Image.Image:
     """An image file as RGB of its own size: upright, sRGB, alpha on white.
 
     Of an animation the first frame. Raises what Pillow raises for bytes that are no image, are cut short, or unpack to
-    more pixels than its limit.
+    more pixels than its limit; ValueError for 32 bits a sample.
     """
-    with Image.open(io.BytesIO(data)) as opened:
-        opened.load()
-        image = ImageOps.exif_transpose(opened)
-        profile = opened.info.get("icc_profile")
-    return _on_white(_to_rgb(_to_8_bits(image), profile))
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        profile = image.info.get("icc_profile")
+        # Whatever is wrong with what a picture says of itself, the picture can be read.
+        with contextlib.suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
+        decoded = _on_white(_to_rgb(_to_8_bits(image), profile))
+    decoded.info = {}  # which a PNG of it would carry
+    return decoded
 
 
 def encode_png(pixels: np.ndarray | Image.Image) -> bytes:
@@ -30,6 +35,8 @@ def encode_png(pixels: np.ndarray | Image.Image) -> bytes:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise ValueError("32 bits a sample, whose black and white nothing tells: give an image of 8 or 16")
     if image.mode.startswith("I"):  # 16 bits a sample; Pillow's own conversion clips at 255
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     return image
@@ -38,6 +45,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """RGB or RGBA in sRGB."""
     transparent = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+    if transparent and image.mode != "RGBA":
+        image = image.convert("RGBA")
     if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
         alpha = image.getchannel("A") if image.mode == "RGBA" else None
         try:
@@ -50,7 +59,7 @@ def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             if alpha:
                 converted.putalpha(alpha)
             return converted
-    return image.convert("RGBA" if transparent else "RGB")
+    return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -1,7 +1,7 @@
 """How many workers of which size a cluster of so many CPUs and GPUs is, as a patch for the overlays of `infra/k8s`.
 
-The groups are those of the base: `caption` and `edit` are the two pools with one GPU a worker, `cpu` is for the tasks,
-and without GPUs for everything (docs/cluster.md, "Sizing").
+The groups are those of the base: `caption` and `edit` are the pools, with the GPUs of one actor a worker, `cpu` is for
+the tasks, and without GPUs for everything (docs/cluster.md, "Sizing").
 """
 
 import json
@@ -17,6 +17,8 @@ _LEAST_WORKERS, _MOST_CPUS = 2, 16
 """Without GPUs: one worker's loss must not end the run, and larger machines are divided."""
 _STORE_SHARE = 0.3
 """Of a worker's memory, that Ray's object store takes."""
+_LEAST_CPUS = 2
+"""Of a worker: a task reserves a whole one, and so may actors beside it."""
 _PROCESS_BYTES = 2**30
 """Of a worker process with torch, without weights."""
 
@@ -45,20 +47,24 @@ def worker_groups(plan: Plan, cluster: Cluster, blocks: BlockMemory) -> tuple[Gr
             raise PlacementError(f"--gpus: given {cluster.gpus:g}; workers have whole GPUs")
         tasks = max(_LEAST_WORKERS, math.ceil(cluster.cpus / _MOST_CPUS))
         captions = edits = 0
+        caption_gpus = edit_gpus = 1
     else:
         tasks = math.ceil(gpus / _GPUS_FOR_A_CPU_WORKER)
-        # Shares of one GPU are one group: Ray puts either pool's actors there.
-        captions = int(plan.caption.size * plan.caption.num_gpus) if plan.caption.num_gpus >= 1 else 0
-        edits = gpus - captions
+        # An actor's GPUs are those of one worker. Shares of one GPU are one group: Ray puts either pool's actors there.
+        caption_gpus = max(1, math.ceil(plan.caption.num_gpus))
+        edit_gpus = max(1, *(math.ceil(pool.num_gpus) for name, pool in plan.pools.items() if name != "caption"))
+        captions = plan.caption.size if plan.caption.num_gpus >= 1 else 0
+        edits = (gpus - captions * caption_gpus) // edit_gpus
     workers = tasks + captions + edits
     cpus = int(cluster.cpus // workers)
-    if cpus < 1:
-        raise PlacementError(f"--cpus: {cluster.cpus:g} are fewer than the {workers} workers; give more")
+    if cpus < _LEAST_CPUS:
+        few = f"--cpus: {cluster.cpus:g} are fewer than {_LEAST_CPUS} for each of {workers} workers"
+        raise PlacementError(f"{few}; give more")
     memory = _memory_gib(cpus, blocks.store / workers)
     return (
         Group("cpu", tasks, max(tasks, _GPUS_FOR_A_CPU_WORKER, gpus), cpus, memory, 0),
-        Group("caption", captions, captions, cpus, memory, 1),
-        Group("edit", edits, edits, cpus, memory, 1),
+        Group("caption", captions, captions, cpus, memory, caption_gpus),
+        Group("edit", edits, edits, cpus, memory, edit_gpus),
     )
 
 

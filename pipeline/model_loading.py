@@ -1,6 +1,10 @@
 """Models in their actors: loaded once, or one clear error for the whole job."""
 
+import atexit
+import os
+import sys
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 import ray
@@ -25,6 +29,8 @@ def load_model(key: str, name: str, device: str, make: Callable[[], _T], attempt
     times in the same actor.
     """
     actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
+    if actor is not None:
+        _end_without_teardown()
     unit = actor or "here"
     deaths = attempts.deaths(f"load-{key}", unit)
     if deaths >= RETRIES:
@@ -37,6 +43,22 @@ def load_model(key: str, name: str, device: str, make: Callable[[], _T], attempt
         why = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
         mend = _MEMORY if is_out_of_memory(error) else _FILES if isinstance(error, OSError) else _KIND
         return ModelError(_text(key, name, device, why, mend[key] if isinstance(mend, dict) else mend))
+
+
+@cache
+def _end_without_teardown() -> None:
+    """When Ray has let go of this process, end it at once instead of unloading its libraries one by one.
+
+    In that gRPC hangs now and then (Ray 2.60, about one of two hundred actors), and a process that hangs keeps the
+    memory of its GPU from the next job.
+    """
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    atexit.register(leave)
 
 
 def usable(loaded: _T | ModelError, progress: Progress) -> _T:

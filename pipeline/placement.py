@@ -5,6 +5,7 @@ tasks never start. So the tasks' share is set aside first, and the pools divide 
 nothing and asks no cluster.
 """
 
+import math
 from dataclasses import dataclass
 
 from eim_ops.cost import costs
@@ -41,6 +42,9 @@ class Cluster:
     gpus: float = 0.0
     object_store: float = 0.0
     """Bytes of all nodes' object stores; 0: not known."""
+    node_cpus: float = 0.0
+    node_gpus: float = 0.0
+    """Of the largest node; without `node_cpus` the cluster is planned as one machine."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,15 @@ def plan_placement(recipe: Recipe, cluster: Cluster, images: int, edits_per_imag
     sizes = _sizes(recipe, gpus, seats, edits_per_image)
     shares = _gpu_shares(recipe, gpus, sizes)
     _check_engine(recipe, shares["caption"])
+    _check_nodes(shares, cluster)
     pool_cpus, task_cpus = _cpu_shares(cluster.cpus, sizes)
     # On a CPU the editing pools are where the time goes: each may use every core, and captioning half of them.
-    cores = max(1, int(cluster.cpus))
-    threads = {name: max(1, (cores // 2 if name == "caption" else cores) // size) for name, size in sizes.items()}
+    node = cluster.node_cpus or cluster.cpus
+    cores, nodes = max(1, int(node)), max(1, math.ceil(cluster.cpus / node))
+    threads = {
+        name: max(1, (cores // 2 if name == "caption" else cores) // math.ceil(size / nodes))
+        for name, size in sizes.items()
+    }
     actors = sizes["edit"] if recipe.aspect_buckets else None
     block_rows = _block_rows(recipe.batch, images, edits_per_image, actors)
     return Plan(
@@ -128,15 +137,19 @@ def _pool(size: int, num_cpus: float, num_gpus: float, threads: int) -> PoolPlan
 def _sizes(recipe: Recipe, gpus: float, seats: int, edits_per_image: int) -> dict[str, int]:
     """Actors of each pool: as the recipe says, else one for each seat, and of GPUs a quarter of them captioning; the
     editing pools of a split placement share theirs out by the work that they have."""
+    pools: dict[str, Pool] = {name: getattr(recipe.pools, name) for name in recipe.pool_names}
+    # Seats that an actor takes: with several GPUs as many as the recipe gives it of them.
+    costs = {name: (gpus >= 2 and pool.num_gpus) or 1.0 for name, pool in pools.items()}
+    given = {name: pool.size for name, pool in pools.items()}
     models = 0 if _needs_no_gpu(recipe) else int(gpus) // 4
-    given = {name: getattr(recipe.pools, name).size for name in recipe.pool_names}
-    caption = given["caption"] or max(1, models)
-    taken = caption if gpus >= 2 and not _needs_no_gpu(recipe) else 0
-    editing = [name for name in recipe.pool_names if name != "caption"]
-    free = seats - taken - sum(given[name] or 0 for name in editing)
+    caption = given["caption"] or max(1, int(models / costs["caption"] + _SLACK))
+    taken = caption * costs["caption"] if gpus >= 2 and not _needs_no_gpu(recipe) else 0
+    editing = [name for name in pools if name != "caption"]
+    free = seats - taken - sum((given[name] or 0) * costs[name] for name in editing)
     work = _work(recipe, edits_per_image)
     open_pools = {name: work[name] for name in editing if given[name] is None}
-    return {"caption": caption, **{name: given[name] or 0 for name in editing}, **_apportioned(free, open_pools)}
+    shared_out = _apportioned(free, open_pools, costs)
+    return {"caption": caption, **{name: given[name] or 0 for name in editing}, **shared_out}
 
 
 def _work(recipe: Recipe, edits_per_image: int) -> dict[str, float]:
@@ -150,12 +163,14 @@ def _work(recipe: Recipe, edits_per_image: int) -> dict[str, float]:
     }
 
 
-def _apportioned(seats: int, work: dict[str, float]) -> dict[str, int]:
-    """One seat each, and the others where most work waits for each seat that is there (Sainte-Lague)."""
+def _apportioned(seats: float, work: dict[str, float], costs: dict[str, float]) -> dict[str, int]:
+    """One actor each, and others where most work waits for each that is there (Sainte-Lague), as long as seats last."""
     sizes = dict.fromkeys(work, 1)
-    for _ in range(seats - len(work) if work else 0):
-        busiest = max(work, key=lambda name: work[name] / (2 * sizes[name] + 1))
+    left = seats - sum(costs[name] for name in work)
+    while fitting := [name for name in work if costs[name] <= left + _SLACK]:
+        busiest = max(fitting, key=lambda name: work[name] / (2 * sizes[name] + 1))
         sizes[busiest] += 1
+        left -= costs[busiest]
     return sizes
 
 
@@ -202,6 +217,16 @@ def _check_engine(recipe: Recipe, gpus: float) -> None:
             f"captioner.engine spreads the model over {spec.gpus} GPUs, and a caption actor has {gpus:g}: give "
             f"pools.caption.num_gpus: {spec.gpus}"
         )
+
+
+def _check_nodes(shares: dict[str, float], cluster: Cluster) -> None:
+    """An actor's GPUs are those of one node; Ray would wait for such a node without a word."""
+    for name, share in shares.items():
+        if cluster.node_cpus and share > cluster.node_gpus:
+            raise PlacementError(
+                f"pools.{name}.num_gpus: an actor has {share:g} GPUs, and the largest node {cluster.node_gpus:g}; "
+                "lower it, or take larger nodes (`eim plan --k8s` tells which)"
+            )
 
 
 def _packs(shares: list[float], gpus: int) -> bool:

@@ -16,7 +16,7 @@ from eim_ops.captioning.minimal_pair import MAX_CHANGED_WORDS
 from eim_ops.loading import Loading
 from eim_ops.method import Method
 from pipeline.augment_spec import Augment
-from pipeline.captioner_spec import KIND_KEYS, CaptionerSpec, HttpSpec, TemplateSpec
+from pipeline.captioner_spec import GIVEN_PROMPTS, KIND_KEYS, CaptionerSpec, HttpSpec, TemplateSpec
 from pipeline.edit_spec import EditSpec
 from pipeline.size_spec import BucketsSpec, OutputSize, SizeSpec, check_sizes
 from pipeline.sweep import Sweep, expand
@@ -110,9 +110,11 @@ class Recipe(_Model):
         return self.captioner.columns if isinstance(self.captioner, TemplateSpec) else frozenset()
 
     @model_validator(mode="after")
-    def _template(self) -> "Recipe":
+    def _of_a_manifest(self) -> "Recipe":
         if self.template_columns and self.input.manifest is None:
             raise ValueError("captioner: this template needs columns of a manifest; give input.manifest")
+        if self.captioner == GIVEN_PROMPTS and self.input.manifest is None:
+            raise ValueError("captioner: 'manifest' takes every prompt from a manifest; give input.manifest")
         return self
 
     @model_validator(mode="after")
@@ -177,11 +179,25 @@ class Recipe(_Model):
         return self
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML of which no mapping gives a key twice; PyYAML itself takes the last and drops the others without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        there: set[tuple[str, Any]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in there:
+                    told = f"the key {key.value!r} is given twice; keep one"
+                    raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
+                there.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
 def load_recipe(path: str | Path) -> Recipe:
     """Read and check a recipe; raises RecipeError with every problem found."""
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(), _EachKeyOnce)
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; give the path of a YAML file, such as examples/demo.yaml") from None
     except (OSError, UnicodeDecodeError) as error:

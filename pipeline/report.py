@@ -13,7 +13,7 @@ from PIL import Image
 from eim_ops.aspect_buckets import Size
 from pipeline import storage
 from pipeline.asked import JOINER
-from pipeline.contact_sheet import Line, Tile, contact_html, contact_png
+from pipeline.contact_sheet import Line, Tile, contact_html, contact_png, small
 from pipeline.decode import decode_image
 from pipeline.fit import Fit
 from pipeline.ledger import Ledger, buckets_with_parts
@@ -162,7 +162,7 @@ def _line(rows: Sequence[Row], source: np.ndarray, scores: Mapping[str, Any]) ->
         score = scores.get(row["image_uri"])
         tiles.append(
             Tile(
-                _edited(row),
+                small(_edited(row)),
                 row["attribute"],
                 row["target"],
                 row["strength"],
@@ -172,7 +172,7 @@ def _line(rows: Sequence[Row], source: np.ndarray, scores: Mapping[str, Any]) ->
                 score and score.kept,
             )
         )
-    return Line(PurePosixPath(rows[0]["source_uri"]).name, rows[0]["source_prompt"], source, tuple(tiles))
+    return Line(PurePosixPath(rows[0]["source_uri"]).name, rows[0]["source_prompt"], small(source), tuple(tiles))
 
 
 def _by_strength(rows: Sequence[Row], scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -4,6 +4,7 @@ Nothing that Python can catch leaves a stage, except that a store refuses all wo
 row, the next stages let it pass, and the sink makes failure rows of it.
 """
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -67,6 +68,10 @@ class ReadPending:
             yield {**BLANK, **row, "edits": texts[name], **error}
 
 
+_DECODING = threading.BoundedSemaphore(2)
+"""A task reads by many threads, which wait; of large images it unpacks two at a time, which is what takes memory."""
+
+
 class VersionChanged(Exception):
     """The source is no longer the one that was listed."""
 
@@ -94,8 +99,9 @@ class LoadRows:
             if blob.version != row["version"]:
                 raise VersionChanged(f"listed as {row['version']}, read as {blob.version}; run again to list it anew")
             sha256 = sha256_bytes(blob.data)
-            source = decode_image(blob.data)
-            fitted = self.fit(source)
+            with _DECODING:
+                source = decode_image(blob.data)
+                fitted = self.fit(source)
             image = encode_png(fitted)
         except Exception as error:
             if isinstance(error, StorageError) and not isinstance(error, UnansweredError):

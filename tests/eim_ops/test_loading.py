@@ -300,3 +300,17 @@ def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> Non
     (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsPipeline"}')
     with pytest.raises(UnknownFamilyError, match=r"is a KolorsPipeline; known are StableDiffusion3Pipeline, FluxPip"):
         load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize(("device", "variable", "missing"), [("cpu", "CXX", "g\\+\\+"), ("cuda", "CC", "gcc")])
+def test_compiling_without_a_compiler_is_refused(
+    device: str, variable: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    check_machine(Loading(compile=True), torch.device(device))
+    monkeypatch.setenv("PATH", "")
+    check_machine(Loading(), torch.device(device))
+    with pytest.raises(LoadingError, match=f"loading.compile: this worker has no compiler: install {missing}"):
+        check_machine(Loading(compile=True), torch.device(device))
+    monkeypatch.setenv(variable, "/opt/cc")
+    check_machine(Loading(compile=True), torch.device(device))

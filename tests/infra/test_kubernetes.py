@@ -20,7 +20,7 @@ from jobs.cli import app
 from pipeline.blocks import block_memory
 from pipeline.kubernetes import Group, kustomize_component, worker_groups
 from pipeline.placement import Cluster, PlacementError, plan_placement
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe import Pool, Pools, Recipe, parse_recipe
 from pipeline.storage import open_store
 from tests.infra.overlays import (
     K8S,
@@ -419,5 +419,13 @@ def test_one_gpu_is_shared_by_both_pools_and_impossible_clusters_are_refused() -
         return worker_groups(plan, cluster, block_memory(plan, cluster, 1024**2, 2))
 
     assert [group.replicas for group in groups(16, 1)] == [1, 0, 1]
-    with pytest.raises(PlacementError, match="fewer than the 10 workers"):
-        groups(9, 8)
+    with pytest.raises(PlacementError, match="fewer than 2 for each of 10 workers"):
+        groups(19, 8)
+
+
+def test_a_worker_has_the_gpus_of_one_actor() -> None:
+    recipe = recipe_of("gpu-h100").model_copy(update={"pools": Pools(edit=Pool(size=2, num_gpus=2))})
+    cluster = Cluster(64, 8)
+    plan = plan_placement(recipe, cluster, 10_000, 2)
+    groups = {its.name: its for its in worker_groups(plan, cluster, block_memory(plan, cluster, 1024**2, 2))}
+    assert [(groups[name].replicas, groups[name].gpus) for name in ("caption", "edit")] == [(2, 1), (3, 2)]

@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from pipeline.decode import decode_image, encode_png
 from pipeline.scores import psnr, ssim
@@ -89,3 +89,25 @@ def test_scores_agree_with_torchmetrics() -> None:
 def test_equal_images_have_the_best_scores() -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     assert (psnr(image, image), ssim(image, image)) == (100.0, pytest.approx(1.0))
+
+
+def test_a_transparent_colour_is_laid_on_white_whatever_the_profile_says() -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = saved(Image.new("RGB", (16, 16), RED), transparency=RED, icc_profile=srgb)
+    assert decoded(data).min() == 255
+
+
+@pytest.mark.parametrize("pixels", [np.full((16, 16), 0.5, np.float32), np.full((16, 16), 128, np.int32)])
+def test_32_bits_a_sample_are_refused_rather_than_made_black(pixels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="give an image of 8 or 16"):
+        decode_image(saved(Image.fromarray(pixels), "TIFF"))
+
+
+def test_a_broken_orientation_leaves_a_picture_as_it_is() -> None:
+    assert (decoded(saved(Image.new("RGB", (16, 16), RED), exif=b"Exif\0\0no TIFF at all")) == RED).all()
+
+
+def test_equal_pixels_are_equal_bytes_whatever_their_file_said() -> None:
+    image = Image.new("RGB", (16, 16), RED)
+    spoken = decode_image(saved(image, icc_profile=b"broken", dpi=(300, 300)))
+    assert encode_png(spoken) == encode_png(decode_image(saved(image)))

@@ -160,3 +160,39 @@ HTTP = {"kind": "http", "url": "http://127.0.0.1:1/v1", "model": "m"}
 def test_a_captioner_that_asks_more_at_once_than_a_batch_takes_blocks(captioner: object, rows: int) -> None:
     recipe = make_recipe(captioner=captioner, batch=16)
     assert caption_rows(plan_placement(recipe, Cluster(16, 2), 10_000, 1), recipe) == rows
+
+
+@pytest.mark.parametrize(
+    ("gpus", "pools", "sizes"),
+    [
+        (100, {"edit": {"num_gpus": 0.5}}, (25, 150)),
+        (8, {"edit": {"num_gpus": 0.25}}, (2, 24)),
+        (8, {"caption": {"num_gpus": 2}}, (1, 6)),
+        (8, {"edit": {"num_gpus": 2}}, (2, 3)),
+        (8, {"edit": {"num_gpus": 2, "size": 1}}, (2, 1)),
+        (8, {"edit": {"num_gpus": 0.3}}, (2, 20)),
+        (1, {"edit": {"num_gpus": 0.25}}, (1, 1)),
+    ],
+)
+def test_gpus_are_given_out_by_what_an_actor_takes_of_them(gpus: int, pools: dict, sizes: tuple[int, int]) -> None:
+    made = plan(64 + 16 * gpus, gpus, pools=pools)
+    assert (made.caption.size, made.edit.size) == sizes
+    used = sum(pool.size * pool.num_gpus for pool in made.pools.values())
+    assert used <= gpus
+
+
+def test_an_actor_with_more_gpus_than_any_node_is_refused() -> None:
+    recipe = make_recipe(pools={"edit": {"size": 2, "num_gpus": 2}})
+    with pytest.raises(PlacementError, match=r"pools.edit.num_gpus: an actor has 2 GPUs, and the largest node 1"):
+        plan_placement(recipe, Cluster(64, 8, node_cpus=8, node_gpus=1), 1000, 16)
+    assert plan_placement(recipe, Cluster(64, 8, node_cpus=32, node_gpus=4), 1000, 16).edit.num_gpus == 2
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "threads"),
+    [(1, 16, 0, (8, 4)), (10, 16, 0, (8, 16)), (10, 16, 8, (8, 16)), (4, 16, 8, (8, 8))],
+)
+def test_threads_are_those_of_an_actors_own_node(nodes: int, cpus: int, gpus: int, threads: tuple[int, int]) -> None:
+    cluster = Cluster(nodes * cpus, gpus, node_cpus=cpus, node_gpus=-(-gpus // nodes))
+    made = plan_placement(make_recipe(), cluster, 1000, 16)
+    assert (made.caption.threads, made.edit.threads) == threads

@@ -45,6 +45,8 @@ def test_a_request_can_be_given() -> None:
         ({"method": {"steps": "many"}}, ["method.steps: given 'many'"]),
         ({"pools": {"edit": {"sise": 1}}}, ["pools.edit.sise: unknown key; did you mean 'size'?"]),
         ({"input": {}}, ["input: give either path"]),
+        ({"captioner": "manifest"}, ["captioner: 'manifest' takes every prompt from a manifest; give input.manifest"]),
+        ({"augment": {"budget": {"gpu_hours": None}}}, ["give images, edits or gpu_hours, or leave the budget out"]),
         ({"input": {"manifest": "x.txt"}}, ["input: manifest must end in .parquet, .csv or .jsonl"]),
         ({"edits": []}, ["edits: give at least one edit"]),
         ({"edits": [{**SMILE, "strengths": [1, 1]}]}, ["edits[0].strengths: a strength is there twice"]),
@@ -118,3 +120,20 @@ def test_files_that_are_no_recipe(tmp_path: Path, text: str) -> None:
         load_recipe(path)
     with pytest.raises(RecipeError, match="no such recipe"):
         load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("twice", ["seed: 1\nseed: 2", "sweep: {attributes: {age: old, age: young}, strengths: [1]}"])
+def test_a_key_that_is_there_twice_is_refused_with_its_place(tmp_path: Path, twice: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"input: {{path: in}}\n{twice}\n")
+    with pytest.raises(RecipeError, match=r"the key '(seed|age)' is given twice; keep one\s+in .*line \d"):
+        load_recipe(path)
+
+
+def test_anchors_and_merges_of_yaml_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "input: {path: in}\noutput: out\nmodel: fake\ncaptioner: fake\nedits:\n"
+        "  - &old {attribute: age, target: old, strengths: [1]}\n  - {<<: *old, target: young}\n"
+    )
+    assert [edit.targets for edit in load_recipe(path).edits] == [("old",), ("young",)]
