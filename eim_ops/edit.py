@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from itertools import chain
@@ -228,6 +228,16 @@ def manipulate_images(
                 evaluations=decode_cost + encode_cost + float(shares.sum()),
                 finite=bool(finite[position]),
             )
+
+
+def only_finite(edited: Iterable[EditedImage]) -> Iterator[EditedImage]:
+    """The same edits. Raises ArithmeticError at one that is not finite, whose pixels say nothing."""
+    for one in edited:
+        if not one.finite:
+            raise ArithmeticError(
+                f"the edit {one.edit_id} of image {one.row} is not finite: take smaller strengths, or float32"
+            )
+        yield one
 
 
 def _direction_id(backbone: Backbone, source: str, task: EditTask, seed: int, method: Method) -> str:

@@ -9,10 +9,11 @@ from PIL import Image, ImageOps
 from eim_ops.backbones.base import Backbone
 from eim_ops.captioning.base import Captioner
 from eim_ops.captioning.minimal_pair import check_minimal_pair
-from eim_ops.edit import edit_images
+from eim_ops.edit import edit_images, only_finite
 from eim_ops.encode import check_free_guidance
 from eim_ops.load import load_backbone, load_captioner
 from eim_ops.method import Method
+from eim_ops.rgb import upright_rgb
 from eim_ops.task import EditTask
 
 
@@ -48,16 +49,16 @@ def edit_image(
 ) -> list[Image.Image]:
     """One image edited at each strength. 0 is the source as the autoencoder gives it back, 1 the requested change.
 
-    The captioner writes the prompts that are not given. The image is resized and centre-cropped to `size`, (width,
-    height), by default the model's own square; `aspect_buckets.nearest_bucket` finds one of the image's aspect ratio.
+    The captioner writes the prompts that are not given. The image is set upright, resized and centre-cropped to `size`,
+    (width, height), by default the model's own square; `aspect_buckets.nearest_bucket` finds one of its aspect ratio.
     batch: rows of every model call, which memory bounds; an edit's pixels depend on it, and on no other strength.
     Raises ValueError for free guidance of a model that isn't made for it, where a prompt is missing and nobody can
-    write it, or where the two differ in more than one edit.
+    write it, or where the two differ in more than one edit; ArithmeticError where an edit is not finite.
     """
     method = method or Method()
     check_free_guidance(method, models.backbone.guidance_kind)
     own = models.backbone.image_size
-    fitted = ImageOps.fit(image.convert("RGB"), size or (own, own), Image.Resampling.LANCZOS)
+    fitted = ImageOps.fit(upright_rgb(image), size or (own, own), Image.Resampling.LANCZOS)
     if models.captioner is None and (source_prompt is None or target_prompt is None):
         raise ValueError("without a captioner both source_prompt and target_prompt must be given")
     if source_prompt is None:
@@ -67,7 +68,7 @@ def edit_image(
     check_minimal_pair(source_prompt, target_prompt)
     tasks = [EditTask(str(place), (target_prompt,), strength) for place, strength in enumerate(strengths)]
     pixels = [np.asarray(fitted)]
-    edited = edit_images(models.backbone, pixels, [source_prompt], [tasks], method, [seed], batch)
+    edited = only_finite(edit_images(models.backbone, pixels, [source_prompt], [tasks], method, [seed], batch))
     by_place = {int(one.edit_id): Image.fromarray(one.pixels) for one in edited}
     return [by_place[place] for place in range(len(tasks))]
 

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from eim_ops.bench.contenders import Contender
+    from eim_ops.bench.summary import Table
     from pipeline.bench.spec import Models
 
 app = typer.Typer(no_args_is_help=True, help="Measure edits against ground truth.")
@@ -28,7 +29,8 @@ def bench(
     ] = [],  # noqa: B006
     cases: Cases = 300,
     tuning: Annotated[
-        Path | None, typer.Option(help="tuning.json of an earlier run of these models, instead of tuning again")
+        Path | None,
+        typer.Option(help="tuning.json of an earlier run of these models: its settings are not tuned again"),
     ] = None,
     quick: Annotated[bool, typer.Option(help="48 cases at strength 1, peers not tuned, below quick/: smoke")] = False,
     model: Model = "mini-dit",
@@ -40,6 +42,7 @@ def bench(
     """
     from eim_ops.bench.contenders import CEILING, UNEDITED, ours
     from eim_ops.bench.peer_grid import peer_grid, quick_peers
+    from eim_ops.bench.summary import Table, tabulate
     from eim_ops.method import Method
     from pipeline.bench import reports
     from pipeline.bench.spec import HEADLINE, REPORTS, TUNING_CASES
@@ -49,7 +52,7 @@ def bench(
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)}; there are: {', '.join(REPORTS)}", param_hint="--report")
     models, grid = reports.find_models(model), quick_peers() if quick else peer_grid()
-    chosen = None if tuning is None else _tuned(tuning, models, grid)
+    known = Table({}, {}) if tuning is None else _tuned(tuning, models, grid)
     actors, store = _connect(address), open_store(out)
     if quick:
         store, cases, tuned, wanted = store.below("quick"), 48, 0, report or [HEADLINE.name]
@@ -57,8 +60,10 @@ def bench(
         chosen = [peer.name for peer in grid]
     else:
         tuned, wanted, own = TUNING_CASES, report or list(REPORTS), ours(Method())
-        if chosen is None:
-            chosen = reports.write_tuning(store, models, grid, reports.tune(store, models, actors, grid))
+        new = [its for its in grid if its.name not in known.families]
+        found = tabulate(reports.tune(store, models, actors, new) if new else [])
+        table = Table({**known.figures, **found.figures}, {**known.families, **found.families})
+        chosen = reports.write_tuning(store, models, grid, table)
     contenders = [CEILING, UNEDITED, *own, *(peer for peer in grid if peer.name in chosen)]
     for name in wanted:
         _show(name, reports.run_report(store, REPORTS[name], models, actors, contenders, cases, tuned))
@@ -121,7 +126,7 @@ def dataset(out: Out, cases: Cases = 300, address: Address = None) -> None:
     reports.write_dataset(open_store(out), models, _connect(address), ["correlated", "independent"], cases)
 
 
-def _tuned(file: Path, models: "Models", grid: "Sequence[Contender]") -> list[str]:
+def _tuned(file: Path, models: "Models", grid: "Sequence[Contender]") -> "Table":
     from pipeline.bench import reports
 
     try:

@@ -1,12 +1,11 @@
 """Image files of all kinds to RGB, and back to PNG."""
 
-import contextlib
 import io
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
 
-_WHITE = (255, 255, 255)
+from eim_ops.rgb import upright_rgb
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -17,13 +16,7 @@ def decode_image(data: bytes) -> Image.Image:
     """
     with Image.open(io.BytesIO(data)) as image:
         image.load()
-        profile = image.info.get("icc_profile")
-        # Whatever is wrong with what a picture says of itself, the picture can be read.
-        with contextlib.suppress(Exception):
-            ImageOps.exif_transpose(image, in_place=True)
-        decoded = _on_white(_to_rgb(_to_8_bits(image), profile))
-    decoded.info = {}  # which a PNG of it would carry
-    return decoded
+        return upright_rgb(image)
 
 
 def encode_png(pixels: np.ndarray | Image.Image) -> bytes:
@@ -32,39 +25,3 @@ def encode_png(pixels: np.ndarray | Image.Image) -> bytes:
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     image.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        raise ValueError("32 bits a sample, whose black and white nothing tells: give an image of 8 or 16")
-    if image.mode.startswith("I"):  # 16 bits a sample; Pillow's own conversion clips at 255
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    return image
-
-
-def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB or RGBA in sRGB."""
-    transparent = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
-    if transparent and image.mode != "RGBA":
-        image = image.convert("RGBA")
-    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
-        alpha = image.getchannel("A") if image.mode == "RGBA" else None
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            colours = image.convert("RGB") if alpha else image
-            converted = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):  # a broken profile, or one of another colour space: as without
-            converted = None
-        if converted is not None:
-            if alpha:
-                converted.putalpha(alpha)
-            return converted
-    return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode != "RGBA":
-        return image
-    ground = Image.new("RGB", image.size, _WHITE)
-    ground.paste(image, mask=image.getchannel("A"))
-    return ground

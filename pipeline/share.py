@@ -78,7 +78,8 @@ def store_averages(
 
 
 def _halves(rows: Sequence[Row], pair: Pair) -> Iterator[tuple[Row, Row, Any]]:
-    """The rows and results that ask for a pair, with its image half as a tensor; None: it failed or is not finite."""
+    """The rows and results that ask for a pair, with its image half as a tensor; None: it failed, is not finite, or
+    leads nowhere, since the image shows the target already."""
     from eim_ops.carry import unpack_image
 
     for row in rows:
@@ -89,7 +90,8 @@ def _halves(rows: Sequence[Row], pair: Pair) -> Iterator[tuple[Row, Row, Any]]:
                 result = results[edit.edit_id]
                 blob = blobs.get((result["target_prompts"] or [None])[0])
                 image = None if blob is None else unpack_image(blob)
-                yield row, result, image if image is not None and image.isfinite().all() else None
+                leads = row["source_prompt"] != (result["target_prompts"] or [None])[0]
+                yield row, result, image if image is not None and leads and image.isfinite().all() else None
 
 
 def _pair(edit: AskedEdit) -> Pair:
@@ -124,7 +126,7 @@ def _average(good: Sequence[tuple[Row, Row, Any]], pair: Pair, recipe: Recipe, r
 def _none_found(rows: Sequence[Row], pair: Pair) -> str:
     cells = (cell for row in rows for cell in (row, *(row["results"] or ()), *(row["halves"] or ())))
     errors = [f"{cell['error_type']}: {cell['error_message']}" for cell in cells if cell["error_stage"] is not None]
-    why = errors[0] if errors else "their directions held NaN or Inf"
+    why = errors[0] if errors else "they show the target already, or their directions held NaN or Inf"
     return (
         f"direction: none of the sample's {len(rows)} images gave a direction for {pair[0]} -> {pair[1]} ({why}); "
         "raise direction_images, or set direction: own"

@@ -136,10 +136,15 @@ class PipelineBackbone(Backbone):
         return self._decode(latents.to(self.pipeline.vae.dtype)).float().clamp(-1, 1)
 
     def grid(self, steps: int, shape: Sequence[int] | None = None) -> Tensor:
-        """The scheduler's sigmas for `steps` steps at latents of `shape`, float32 (steps + 1,), the last 0."""
+        """The scheduler's sigmas for `steps` steps at latents of `shape`, float32 (steps + 1,), the last 0.
+
+        Raises ValueError for steps that its schedule cannot be stretched over.
+        """
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
         tokens = (self.image_size // self._step) ** 2 if shape is None else self._image_tokens(shape)
         scheduler.set_timesteps(**self._schedule(steps, tokens, scheduler.config))
+        if not scheduler.sigmas.isfinite().all():
+            raise ValueError(f"{self.name} has no grid of {steps} steps: give method.steps 2 at least")
         return scheduler.sigmas.to(self.device, torch.float32)
 
     def vjp(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, cotangent: Tensor) -> Tensor:

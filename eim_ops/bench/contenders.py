@@ -13,7 +13,7 @@ from eim_ops.bench.cases import Case, sources, truths
 from eim_ops.bench.spared import Spared, edit_sparing
 from eim_ops.bench.wording import Worded, WordedCase, worded
 from eim_ops.cost import costs
-from eim_ops.edit import edit_images, full_batches, to_images, to_pixels
+from eim_ops.edit import edit_images, full_batches, only_finite, to_images, to_pixels
 from eim_ops.method import Method
 from eim_ops.metrics.control import triangle_deficit
 from eim_ops.peers.dds import DdsSettings
@@ -146,8 +146,8 @@ def _run_ours(
         for its in said
     ]
     prompts, seeds = [its.source_prompt for its in said], [case.seed for case in cases]
-    edited = {(one.row, int(one.edit_id)): one for one in edit_images(
-        backbone, list(sources(cases)), prompts, tasks, method, seeds, batch)}  # fmt: skip
+    edited = {(one.row, int(one.edit_id)): one for one in only_finite(edit_images(
+        backbone, list(sources(cases)), prompts, tasks, method, seeds, batch))}  # fmt: skip
     pixels = np.stack([[edited[row, place].pixels for place in range(len(strengths))] for row in range(len(cases))])
     own = float(np.mean([one.evaluations for one in edited.values()]))
     cost = _in_a_sweep(method, own, len(strengths))

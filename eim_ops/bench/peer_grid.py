@@ -42,6 +42,7 @@ def peer_grid() -> list[Contender]:
         *_grid("flowedit", whole, last=(22, 25, 28), source_guidance=(1.0,), target_guidance=(1.0,)),
         *_grid("flowedit", half, steps=(14,), last=(12, 14), source_guidance=(1.5,), target_guidance=(1.5, 2.0)),
         *_grid("flowedit", half, steps=(14,), last=(12, 14), source_guidance=(1.0,), target_guidance=(1.0,)),
+        *(its for steps, guidance in product((7, 10), (1.0, 1.5)) for its in _few_steps(steps, guidance)),
         *_grid(
             "rf_inversion",
             RfInversionSettings(),
@@ -51,6 +52,11 @@ def peer_grid() -> list[Contender]:
         ),
         *_grid("dds", DdsSettings(iterations=100), learning_rate=(0.05, 0.1, 0.2), guidance=_GUIDANCES),
     ]
+
+
+def _few_steps(steps: int, guidance: float) -> list[Contender]:
+    knobs = {"steps": (steps,), "last": (steps,), "source_guidance": (guidance,), "target_guidance": (guidance,)}
+    return _grid("flowedit", FlowEditSettings(14, 14), **knobs)
 
 
 def quick_peers() -> list[Contender]:

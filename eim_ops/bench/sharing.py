@@ -11,7 +11,15 @@ from eim_ops.backbones.base import Backbone
 from eim_ops.bench.cases import Case, sources, truths
 from eim_ops.bench.contenders import Edited
 from eim_ops.bench.measure import measure
-from eim_ops.edit import edit_images, encode_prompts, full_batches, identify_targets, round_trips, to_images
+from eim_ops.edit import (
+    edit_images,
+    encode_prompts,
+    full_batches,
+    identify_targets,
+    only_finite,
+    round_trips,
+    to_images,
+)
 from eim_ops.faces.face import Face
 from eim_ops.faces.grammar import caption, target_prompt
 from eim_ops.faces.judge import Judge
@@ -22,6 +30,8 @@ from eim_ops.task import EditTask, Target
 
 _SEED = HELD_OUT_SEED + 30
 """Of the faces that directions are averaged over: no case shows one of them."""
+_DRAWN = 8
+"""Faces for each that is averaged over: few values are in more than half of all faces."""
 _FIGURES = ("success", "kept", "on_target", "off_target", "psnr_true")
 
 
@@ -52,7 +62,7 @@ def _edited(
 ) -> Edited:
     tasks = [[EditTask("", (case.target_prompt,), 1.0, () if shared is None else (case.clause,))] for case in cases]
     prompts, seeds = [case.source_prompt for case in cases], [case.seed for case in cases]
-    made = list(edit_images(backbone, list(sources(cases)), prompts, tasks, method, seeds, batch, shared))
+    made = [*only_finite(edit_images(backbone, list(sources(cases)), prompts, tasks, method, seeds, batch, shared))]
     cost = float(np.mean([one.evaluations for one in made]))
     found = [one.direction_method for one in made]
     return Edited(1.0, np.stack([one.pixels for one in made]), cost, [None] * len(cases), found)
@@ -61,18 +71,22 @@ def _edited(
 def _sample_halves(
     backbone: Backbone, cases: Sequence[Case], count: int, method: Method, batch: int
 ) -> dict[str, Tensor]:
-    """The image halves (count, C, h, w) of each asked change, of `count` faces of the correlated world."""
-    faces = draw_faces(_SEED, count, correlated=True)
-    sentences, seeds = [caption(face) for face in faces], [*range(count)]
-    source, clean = encode_prompts(backbone, sentences, batch), _encoded(backbone, faces, batch)
-    asked = {case.clause: case for case in cases}
+    """The image halves (count, C, h, w) of each asked change, of the first `count` faces of the correlated world that
+    do not show it already: of those it would be 0."""
     found = {}
-    for clause, case in asked.items():
+    for clause, case in {case.clause: case for case in cases}.items():
+        faces = [face for face in draw_faces(_SEED, _DRAWN * count, correlated=True) if _changes(face, case)][:count]
+        sentences, seeds = [caption(face) for face in faces], [*range(count)]
         written = [target_prompt(sentence, case.attribute, case.index) for sentence in sentences]
         targets = [Target(row, prompt) for row, prompt in enumerate(written)]
-        prompts = encode_prompts(backbone, written, batch)
+        source, prompts = (encode_prompts(backbone, texts, batch) for texts in (sentences, written))
+        clean = _encoded(backbone, faces, batch)
         found[clause] = identify_targets(backbone, clean, source, targets, prompts, seeds, method, batch).image
     return found
+
+
+def _changes(face: Face, case: Case) -> bool:
+    return case.asked.index(getattr(face, case.attribute)) != case.index
 
 
 def _encoded(backbone: Backbone, faces: Sequence[Face], batch: int) -> Tensor:

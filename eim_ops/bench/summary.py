@@ -103,7 +103,7 @@ def _comparisons(rows: Rows, table: Table, peers: Mapping[str, Mapping[str, floa
     ours = table.at("eim")
     leaks = [its["off_target"] for its in peers.values() if its["off_target"]]
     decibels = [its["psnr_true"] for its in peers.values() if its["psnr_true"] is not None]
-    flowedit = best_point(table, "flowedit")
+    flowedit = cheapest_equal(table, "flowedit")
     correlations = by_case(rows, "eim")
     deficits = [row["triangle_deficit"] for row in rows if row["method"] == "eim" and row["strength"] == 1.0]
     return {
@@ -120,12 +120,16 @@ def _comparisons(rows: Rows, table: Table, peers: Mapping[str, Mapping[str, floa
     }
 
 
-def best_point(table: Table, family: str) -> Figures | None:
-    """A peer's point of highest PSNR among those that succeed about as often as ours, else its most successful one."""
+def cheapest_equal(table: Table, family: str) -> Figures | None:
+    """A peer's point of fewest evaluations among those that succeed about as often as ours with a PSNR not below it;
+    where none does, the one of highest PSNR among those that succeed so often, else its most successful one."""
     points, ours = table.family(family), table.at("eim")
     if not points:
         return None
     close = [its for its in points if ours and its["success"] >= ours["success"] - _ABOUT_EQUAL]
+    equal = [its for its in close if ours and its["psnr_true"] >= ours["psnr_true"]]
+    if equal:
+        return min(equal, key=lambda its: (its["nfe_per_edit"], -its["psnr_true"]))
     return max(close, key=lambda its: its["psnr_true"]) if close else max(points, key=lambda its: its["success"])
 
 

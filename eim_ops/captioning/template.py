@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 TEMPLATE_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
@@ -17,9 +17,9 @@ def fill_template(text: str, fields: Mapping[str, object]) -> str:
     present = {name: value for name, value in fields.items() if value is not None and value != ""}
     try:
         prompt = TEMPLATE_ENVIRONMENT.from_string(text).render(present)
-    except (TemplateError, ArithmeticError, TypeError, ValueError) as error:
-        known = ", ".join(sorted(present)) or "none"
-        raise TemplateRefused(f"template {text!r}: {error}; the row's fields: {known}") from None
+    except Exception as error:  # a user's template can raise what Python can
+        known, kind = ", ".join(sorted(present)) or "none", type(error).__name__
+        raise TemplateRefused(f"template {text!r}: {kind}: {error}; the row's fields: {known}") from None
     if not prompt.strip():
         raise TemplateRefused(f"template {text!r} gives an empty prompt")
     return " ".join(prompt.split())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.edit import edit_images, round_trips
+from eim_ops.edit import edit_images, only_finite, round_trips
 from eim_ops.method import Method
 from eim_ops.task import EditTask
 
@@ -72,8 +72,8 @@ def measure_disentanglement(
     before = read(round_trips(backbone, images, batch))
     found = {}
     for half, its in halves.items():
-        edited = {(one.row, one.edit_id): one.pixels for one in edit_images(
-            backbone, images, source_prompts, tasks, its, range(len(images)), batch)}  # fmt: skip
+        edited = {(one.row, one.edit_id): one.pixels for one in only_finite(edit_images(
+            backbone, images, source_prompts, tasks, its, range(len(images)), batch))}  # fmt: skip
         after = read(np.stack([edited[key] for key in asked]))
         changes = np.abs(after - before[[row for row, _ in asked]])
         places = [list(attributes).index(name) for _, name in asked]
@@ -108,8 +108,8 @@ def text_conditions(
     text = replace(method, image_half="none")
     tasks = [[EditTask("0", (a,), 1.0), EditTask("1", (b,), 1.0), EditTask("both", (a, b), 1.0)] for a, b in pairs]
     start = torch.from_numpy(round_trips(backbone, images, batch)).flatten(1).double()
-    made = {(one.row, one.edit_id): one.pixels for one in edit_images(
-        backbone, images, source_prompts, tasks, text, range(len(images)), batch)}  # fmt: skip
+    made = {(one.row, one.edit_id): one.pixels for one in only_finite(edit_images(
+        backbone, images, source_prompts, tasks, text, range(len(images)), batch))}  # fmt: skip
 
     def moved(edit: str) -> torch.Tensor:
         pixels = np.stack([made[row, edit] for row in range(len(images))])

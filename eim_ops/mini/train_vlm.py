@@ -189,7 +189,9 @@ def measure_vlm(captioner: Captioner, data: FaceSet, batch: int = 64) -> dict[st
         faces = data.faces[start : start + batch]
         prompts = captioner.describe([Image.fromarray(pixels) for pixels in data.pixels[start : start + batch]])
         right += [stated_right(face, prompt) for face, prompt in zip(faces, prompts, strict=True)]
-        drawn = [draw_rewrite(face, np.random.default_rng((HELD_OUT_SEED, start + i))) for i, face in enumerate(faces)]
+        # The last 1 keeps it apart from what the face itself was drawn by.
+        seeds = [(HELD_OUT_SEED, start + i, 1) for i in range(len(faces))]
+        drawn = [draw_rewrite(face, np.random.default_rng(seed)) for face, seed in zip(faces, seeds, strict=True)]
         written = captioner.rewrite([source for source, _, _ in drawn], [wish for _, wish, _ in drawn])
         exact += [text == target for text, (_, _, target) in zip(written, drawn, strict=True)]
     by_attribute = dict(zip(BY_NAME, np.mean(right, axis=0).tolist(), strict=True))

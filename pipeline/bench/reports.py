@@ -17,6 +17,7 @@ from pipeline.storage import Store, parquet_bytes
 if TYPE_CHECKING:
     from eim_ops.bench.cases import World
     from eim_ops.bench.contenders import Contender
+    from eim_ops.bench.summary import Table
 
 _MUTE = 0.5
 """A setting that succeeds less than this share of its peer's best is no point of interest."""
@@ -37,13 +38,12 @@ def tune(
     return measure_units(store, units(report, "tuning", TUNING_CASES, contenders), models, actors, "tuning")
 
 
-def best_settings(rows: Sequence[Row]) -> list[str]:
-    """Names of the contenders worth reporting: of each family its frontiers of the two comparisons, without what hardly
-    edits."""
+def best_settings(table: "Table") -> list[str]:
+    """Names of the contenders worth reporting: of each family its frontiers of the two comparisons and of success
+    against evaluations, without what hardly edits."""
     from eim_ops.bench.peer_grid import frontier
-    from eim_ops.bench.summary import tabulate
 
-    table, chosen = tabulate(rows), []
+    chosen = []
     for family in dict.fromkeys(table.families.values()):
         names = [name for name, its in table.families.items() if its == family]
         figures = {name: table.figures[name, 1.0] for name in names}
@@ -51,28 +51,30 @@ def best_settings(rows: Sequence[Row]) -> list[str]:
         loud = {name: its for name, its in figures.items() if its["success"] >= _MUTE * most}
         purity = frontier({name: (its["on_target"], its["off_target"]) for name, its in loud.items()})
         likeness = frontier({name: (its["success"], -its["psnr_true"]) for name, its in loud.items()})
-        kept = {*purity, *likeness}
+        thrift = frontier({name: (its["success"], its["nfe_per_edit"]) for name, its in loud.items()})
+        kept = {*purity, *likeness, *thrift}
         chosen += [name for name in names if name in kept]
     return chosen
 
 
-def write_tuning(store: Store, models: Models, grid: "Sequence[Contender]", rows: Sequence[Row]) -> list[str]:
+def write_tuning(store: Store, models: Models, grid: "Sequence[Contender]", table: "Table") -> list[str]:
     """`tuning.json`: every peer's settings with their figures on the tuning cases, and which are worth reporting;
     returns the names of those."""
-    from eim_ops.bench.summary import tabulate
-
-    figures, chosen = tabulate(rows).figures, best_settings(rows)
+    chosen = best_settings(table)
     settings = {
-        its.name: {**its.content, "figures": figures[its.name, 1.0], "reported": its.name in chosen} for its in grid
+        its.name: {**its.content, "figures": table.figures[its.name, 1.0], "reported": its.name in chosen}
+        for its in grid
     }
     told = {"models": asdict(models), "tuning_cases": TUNING_CASES, "settings": settings}
     store.write("tuning.json", _json(told))
     return chosen
 
 
-def read_tuning(text: str | bytes, models: Models, grid: "Sequence[Contender]") -> list[str]:
-    """The settings worth reporting by an earlier run's `tuning.json`. Raises ValueError where it is none, or of other
-    models, or of another grid."""
+def read_tuning(text: str | bytes, models: Models, grid: "Sequence[Contender]") -> "Table":
+    """What an earlier run's `tuning.json` tells of these settings. Raises ValueError where it is none, or of other
+    models."""
+    from eim_ops.bench.summary import Table
+
     told = json.loads(text)
     if not isinstance(told, dict) or {"models", "tuning_cases", "settings"} - told.keys():
         raise ValueError("is no tuning.json as `eim evaluate bench` writes it")
@@ -82,12 +84,11 @@ def read_tuning(text: str | bytes, models: Models, grid: "Sequence[Contender]") 
         raise ValueError(
             f"was tuned with other {' and '.join(wrong)}: {told[wrong[0]]}, not {wanted[wrong[0]]}; tune again"
         )
-    given = {
-        name: {key: its[key] for key in ("family", "settings", "strengths")} for name, its in told["settings"].items()
-    }
-    if given != json.loads(_json({its.name: its.content for its in grid})):
-        raise ValueError("was tuned over other settings than there are now; tune again")
-    return [name for name, its in told["settings"].items() if its["reported"]]
+    wanted = json.loads(_json({its.name: its.content for its in grid}))
+    known = {name: its for name, its in told["settings"].items() if wanted.get(name, {}).items() <= its.items()}
+    known = {name: its for name, its in known.items() if name in wanted}
+    figures = {(name, 1.0): its["figures"] for name, its in known.items()}
+    return Table(figures, {name: its["family"] for name, its in known.items()})
 
 
 def run_report(

@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 import eim_ops
-from eim_ops import Method, Models, edit_image, load_models, strip
+from eim_ops import Method, Models, edit_image, load_models, notebook, strip
 from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.faces.face import sample_face
 from eim_ops.faces.render import render
@@ -80,3 +81,31 @@ def test_importing_the_package_alone_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'edit_imagee'"):
         eim_ops.edit_imagee  # noqa: B018
+
+
+def test_an_image_is_set_upright_and_stays_as_it_was(backbone: Sd3Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+
+    def edited(_: object, pixels: list[np.ndarray], *__: object) -> list:
+        seen.extend(pixels)
+        return []
+
+    monkeypatch.setattr(notebook, "edit_images", edited)
+    drawn, exif, file = Image.new("RGB", (32, 64), "white"), Image.Exif(), io.BytesIO()
+    drawn.paste("black", (0, 0, 32, 32))
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    drawn.save(file, "PNG", exif=exif)
+    lying = Image.open(file)
+    before = lying.tobytes()
+    edit_image(Models(backbone, None), lying, "", (), source_prompt="a", target_prompt="b", size=(64, 32))
+    assert (seen[0][:, 36:] < 9).all() and (seen[0][:, :28] > 246).all()
+    assert (lying.size, lying.tobytes()) == ((32, 64), before)
+
+
+def test_an_edit_that_is_not_finite_is_an_error_and_no_picture(
+    backbone: Sd3Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = torch.full((4, 3, 64, 64), float("nan"))
+    monkeypatch.setattr(backbone, "decode", lambda *_: nothing)
+    with pytest.raises(ArithmeticError, match="not finite: take smaller"):
+        edit_image(Models(backbone, None), Image.new("RGB", (64, 64)), "", (1,), source_prompt="a", target_prompt="b")

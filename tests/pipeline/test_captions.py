@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from eim_ops.captioning.http import HttpCaptioner
+from eim_ops.captioning.template import TemplateRefused, fill_template
 from eim_ops.cost import costs
 from eim_ops.editor import Editor
 from pipeline.actors import CaptionStage, EditStage
@@ -127,7 +128,10 @@ def test_the_recipe_can_widen_the_bound() -> None:
 @pytest.mark.parametrize(
     ("row", "captioner"),
     [
-        (loaded(0, asked(given="quite another picture of things"), source_prompt="a face"), {"captioner": "manifest"}),
+        (
+            loaded(0, asked(given="quite another picture of things"), source_prompt="a face"),
+            {"captioner": "manifest", "input": ROWS},
+        ),
         (loaded(0, asked(given="quite another picture of things"), source_prompt="a face"), {"captioner": "fake"}),
         (
             loaded(0, fields='{"kind": "cat"}'),
@@ -344,14 +348,17 @@ def test_rows_that_failed_before_pass_untouched(tmp_path: Path) -> None:
 
 
 def test_a_prompt_that_the_text_encoder_would_cut_is_a_failure_of_its_edit() -> None:
-    recipe, fakes = make_recipe(captioner="manifest", method={"steps": 2, "draws": 1}, batch=2), fake_operations()
+    recipe, fakes = (
+        make_recipe(input=ROWS, captioner="manifest", method={"steps": 2, "draws": 1}, batch=2),
+        fake_operations(),
+    )
     editor = Editor(tiny_sd3(), recipe.method)
     operations = Operations(fakes.make_captioner, lambda _, __: editor, fakes.facts)
     face, long = "a portrait with deep frown", "a portrait with " + "broad smile, " * 30
     rows = [loaded(0, asked("a", given=long), asked("b", given=face), source_prompt=face)]
     rows.append(loaded(1, asked("c", given=face), source_prompt=long))
     stage = EditStage(operations, recipe, POOL, Progress(), Attempts())
-    captioned = caption(rows, captioner="manifest", max_changed_words=None)
+    captioned = caption(rows, input=ROWS, captioner="manifest", max_changed_words=None)
     first, second = stage(table_of_work(captioned)).to_pylist()
     bad, good = first["results"]
     assert (bad["error_stage"], bad["error_type"], good["error_type"]) == ("edit", "PromptTooLongError", None)
@@ -359,3 +366,11 @@ def test_a_prompt_that_the_text_encoder_would_cut_is_a_failure_of_its_edit() -> 
     price = costs(recipe.method)
     assert editor.evaluations == recipe.batch * (price.encode + price.identify + price.decode), "one call of each"
     assert second["results"][0]["error_type"] == "PromptTooLongError"
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ title.format(breed='pug') }}", "{{ '{0}'.format() }}", "{{ title | truncate(1) }}"]
+)
+def test_whatever_a_template_raises_is_an_error_of_its_row(source: str) -> None:
+    with pytest.raises(TemplateRefused, match="the row's fields: title"):
+        fill_template(source, {"title": "a {colour} dog"})

@@ -14,6 +14,8 @@ from pipeline.recipe import RecipeError
 from tests.eim_ops.backbones.tiny import PIPELINES
 from tests.pipeline.builders import make_recipe
 
+ROWS = {"manifest": "rows.jsonl"}
+
 FACTS = real_operations().facts
 
 
@@ -28,7 +30,7 @@ def schnell(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_the_family_tells_the_size_without_weights(schnell: str) -> None:
     assert FACTS(make_recipe(model="mini-dit", captioner="mini-vlm")).sizes == ((64, 64),)
-    recipe = make_recipe(model=schnell, captioner="manifest", method={"free_guidance": 1})
+    recipe = make_recipe(model=schnell, input=ROWS, captioner="manifest", method={"free_guidance": 1})
     assert FACTS(recipe).sizes == ((512, 512),)
 
 
@@ -41,7 +43,7 @@ def test_a_model_of_the_hub_is_recorded_by_its_commit_and_by_nothing_that_moves(
 
     def recorded(revision: str) -> str:
         recipe = make_recipe(
-            model="owner/name", model_revision=revision, captioner="manifest", method={"free_guidance": 1}
+            model="owner/name", model_revision=revision, input=ROWS, captioner="manifest", method={"free_guidance": 1}
         )
         return pixel_settings(recipe, FACTS(recipe))["model_revision"]
 
@@ -74,7 +76,7 @@ def test_a_model_of_the_hub_is_recorded_by_its_commit_and_by_nothing_that_moves(
 )
 def test_what_the_family_lacks_is_refused_without_weights(schnell: str, changes: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        FACTS(make_recipe(model=schnell, captioner="manifest", **changes))
+        FACTS(make_recipe(model=schnell, input=ROWS, captioner="manifest", **changes))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_weights_that_are_stored_quantised_are_known(
     config = tmp_path / "quantised" / "transformer" / "config.json"
     quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     config.write_text(json.dumps(json.loads(config.read_text()) | quantised))
-    recipe = make_recipe(model=str(tmp_path / "quantised"), captioner="manifest", **changes)
+    recipe = make_recipe(model=str(tmp_path / "quantised"), input=ROWS, captioner="manifest", **changes)
     if message is None:
         assert FACTS(recipe).sizes == ((512, 512),)
         return
@@ -105,7 +107,7 @@ def test_weights_that_are_stored_quantised_are_known(
 
 def test_a_model_of_no_known_family_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no model_index.json; give a model in the layout of diffusers"):
-        FACTS(make_recipe(model=str(tmp_path), captioner="manifest"))
+        FACTS(make_recipe(model=str(tmp_path), input=ROWS, captioner="manifest"))
 
 
 def test_one_square_size_keeps_its_fingerprint_and_others_are_told_in_it() -> None:

@@ -63,6 +63,14 @@ def test_a_sample_of_which_nothing_came_is_refused_with_the_first_error(tmp_path
         shared_over([broken], tmp_path)
 
 
+def test_an_image_that_shows_the_target_already_has_no_part_in_the_mean(tmp_path: Path) -> None:
+    rows, there = [captioned(seed) for seed in range(2)], captioned(2)
+    there["results"] = [{**its, "target_prompts": [there["source_prompt"]]} for its in there["results"]]
+    assert shared_over([*rows, there], tmp_path).ids == shared_over(rows, tmp_path / "without").ids
+    with pytest.raises(RecipeError, match=r"none of the sample's 1 images gave a direction.*show the target already"):
+        shared_over([there], tmp_path / "alone")
+
+
 def test_the_sample_is_the_smallest_sample_ids(tmp_path: Path) -> None:
     job = start_job(str(tmp_path), images=7)
     rows = sample_rows(job.manifest, 3, wanted_pairs(job.recipe.edits))

@@ -32,6 +32,8 @@ from tests.conftest import PngMaker
 from tests.fakes import FakeCaptioner, FakeEditor, fake_operations
 from tests.pipeline.builders import asked, make_recipe, square, work_row
 
+ROWS = {"manifest": "rows.jsonl"}
+
 POOL = PoolPlan(1, 1.0, 0.0, 1, "cpu")
 SILENT = Progress()
 UNMARKED = Attempts()
@@ -89,13 +91,13 @@ def test_captions_and_targets_are_written() -> None:
 
 
 def test_given_prompts_are_kept() -> None:
-    (row,) = caption([loaded(0, asked(given="a smile"), source_prompt="a face")], captioner="manifest")
+    (row,) = caption([loaded(0, asked(given="a smile"), source_prompt="a face")], input=ROWS, captioner="manifest")
     assert (row["source_prompt"], row["results"][0]["target_prompts"]) == ("a face", ["a smile"])
 
 
 def test_a_missing_prompt_is_an_error_of_its_row_or_of_its_edit() -> None:
     rows = [loaded(0), loaded(1, asked(), asked("f", given="a smile"), source_prompt="a face")]
-    bare, prompted = caption(rows, captioner="manifest")
+    bare, prompted = caption(rows, input=ROWS, captioner="manifest")
     assert (bare["error_stage"], bare["error_type"]) == ("caption", "ValueError")
     assert prompted["error_stage"] is None
     assert outcome(prompted) == ["ValueError", None]

@@ -230,3 +230,10 @@ def test_between_prompts_of_other_lengths_the_nearer_ones_tokens_count(family: s
     assert moved.present.sum(1).tolist() == [lengths[0], lengths[0], lengths[1], lengths[1]]
     assert torch.equal(moved[:1].tokens, source[:1].tokens) and torch.allclose(moved[3:].tokens, target[3:].tokens)
     assert Conditioning.cat([source, target]).mask.shape == (8, 512)  # type: ignore[union-attr]
+
+
+def test_a_schedule_that_one_step_cannot_be_stretched_over_refuses_it() -> None:
+    stretched = tiny("qwen-image")
+    assert stretched.grid(2).isfinite().all()
+    with pytest.raises(ValueError, match=r"no grid of 1 steps: give method.steps 2 at least"):
+        stretched.grid(1)

@@ -44,6 +44,7 @@ def test_own_and_shared_directions_are_compared_over_each_number_of_images(
 
     assert [its is None for its in given] == [True, True, False, False, True, False, False]
     halves = sharing._sample_halves(mini_dit, CASES, 2, METHOD, batch=2)
+    assert all((its.flatten(1).norm(dim=1) > 0).all() for its in halves.values()), "of faces that change alone"
     assert given[2] is not None and given[3] is not None and halves.keys() == {case.clause for case in CASES}
     for clause, its in halves.items():
         assert torch.equal(given[2][clause], its[:1]) and torch.allclose(given[3][clause], (its[:1] + its[1:]) / 2)

@@ -90,3 +90,16 @@ def test_the_disentanglement_of_a_half_is_that_of_its_ablation() -> None:
     assert found["joint"]["method"] == "eim" and found["joint"]["rows_moved"] == 1
     unmoved = summarise([UNEDITED, row("eim"), row("text_half", on_target=-0.1)])["disentanglement"]["text"]
     assert (unmoved["degree"], unmoved["rows_moved"], unmoved["matrix"][0][1]) == (None, 0, None)
+
+
+def test_evaluations_are_held_against_the_cheapest_point_of_flowedit_that_does_as_well() -> None:
+    rows = [
+        UNEDITED,
+        {**row("eim", psnr_true=30.0), "evaluations": 27},
+        {**row("flowedit many", "flowedit", psnr_true=31.0), "evaluations": 56},
+        {**row("flowedit few", "flowedit", psnr_true=30.5), "evaluations": 28},
+        {**row("flowedit too few", "flowedit", psnr_true=29.0), "evaluations": 14},
+    ]
+    assert summarise(rows)["eim"]["nfe_ratio_to_flowedit"] == pytest.approx(27 / 28)
+    assert summarise([*rows[:3], rows[4]])["eim"]["nfe_ratio_to_flowedit"] == pytest.approx(27 / 56)
+    assert summarise([*rows[:2], rows[4]])["eim"]["nfe_ratio_to_flowedit"] == pytest.approx(27 / 14)

@@ -60,7 +60,7 @@ def test_effects_that_add_have_decomposability_one_and_what_is_lost_between_them
     for both, decomposability in ((30, 1.0), (20, 0.5)):
         moves = {"0": 10, "1": 20, "both": both}
         edited = [
-            SimpleNamespace(row=row, edit_id=edit, pixels=pixels + by)
+            SimpleNamespace(row=row, edit_id=edit, pixels=pixels + by, finite=True)
             for row, pixels in enumerate(start)
             for edit, by in moves.items()
         ]
