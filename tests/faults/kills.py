@@ -287,12 +287,14 @@ def soak(folder: Path, nodes: Nodes, kills: int, seed: int = 0) -> Outcome:
 def _kill_at_random(driver: subprocess.Popen[str], nodes: Nodes, rng: random.Random, most: int) -> Iterator[Target]:
     """What was killed, until the driver ends."""
     for _ in range(most):
+        alone = len(nodes.raylet_pids()) < 2
+        shares = {target: share for target, share in _SHARES.items() if not (alone and target == "node")}
+        target = rng.choices(list(shares), list(shares.values()))[0]
         victims: list[int] = []
-        while not victims:
+        while not victims:  # before a stage works there is no process of one: other kills alone would never let it
             with contextlib.suppress(subprocess.TimeoutExpired):
                 driver.wait(rng.expovariate(1 / _PAUSE))
                 return
-            target = rng.choices(list(_SHARES), list(_SHARES.values()))[0]
             victims = _victims(target, driver.pid, nodes)
         chosen = victims if target == "head" else [rng.choice(victims)]
         for pid in chosen:
@@ -309,10 +311,7 @@ def _victims(target: Target, driver: int, nodes: Nodes) -> list[int]:
         return [driver]
     if target == "head":
         return nodes.head_pids()
-    raylets = nodes.raylet_pids()
-    if target == "node":
-        return raylets if len(raylets) > 1 else []
-    return _at_work_on(nodes)
+    return nodes.raylet_pids() if target == "node" else _at_work_on(nodes)
 
 
 def _at_work_on(nodes: Nodes) -> list[int]:
