@@ -42,8 +42,8 @@ class Nodes:
         return _pids(self.cluster.head_node, "gcs_server") + _pids(self.cluster.head_node, "raylet")
 
     def raylet_pids(self) -> list[int]:
-        """Those of the worker nodes."""
-        return [pid for node in self.cluster.worker_nodes for pid in _pids(node, "raylet")]
+        """Those of the worker nodes that live."""
+        return [pid for node in self.cluster.worker_nodes for pid in _pids(node, "raylet") if lives(pid)]
 
     def mend(self) -> None:
         """Replace dead worker nodes; where the head is dead, all of it."""
