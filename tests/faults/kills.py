@@ -226,7 +226,7 @@ def _ended(driver: subprocess.Popen[str]) -> str:
 
 
 _SOAK_IMAGES, _SOAK_SECONDS_AN_EDIT = 300, 0.02
-_PAUSE = 2.0
+_PAUSE = 4.0
 """Mean seconds between two kills."""
 _RAYS_OWN = ("IDLE", "Agent", "_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker")
 """In the titles of the workers that no job of ours waits for, some of which outlive it."""
@@ -258,7 +258,8 @@ def soak(folder: Path, nodes: Nodes, kills: int, seed: int = 0) -> Outcome:
     so_far = _Soak(**json.loads(record.read_text())) if record.exists() else _Soak()
     rng = random.Random(f"{seed} {so_far.runs}")
     work = Work(folder, so_far.made, so_far.stored)
-    recipe, code, in_peace = write_recipe(folder), 0, 0
+    recipe, in_peace = write_recipe(folder), 0
+    code = 1 if so_far.runs else 0  # what an earlier call left is completed first
     while sum(so_far.kills.values()) < kills or code != 0:
         if code == 0:
             put_images(folder / "in", range(so_far.images, so_far.images + _SOAK_IMAGES))
