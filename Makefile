@@ -17,7 +17,7 @@ test: $(STAMP)
 	$(BIN)/mypy eim_ops pipeline jobs
 	$(BIN)/pytest
 
-# Kills, a failing store, a failing device: every scenario, about an hour; then out/faults/faults.json.
+# Kills, a failing store, a failing device: every scenario, one to two hours; then out/faults/faults.json.
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults --out out/faults
 
