@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pipeline.flow import Interrupted
 
 
+_BAD_PLACES = (PermissionError, NotADirectoryError, FileExistsError)
+"""Of an output without the right, or one that is a file."""
+
+
 @contextmanager
 def ending_in_order() -> Iterator[None]:
     """While the block runs, what a job refuses ends the command with exit code 2, and SIGINT and SIGTERM with their
@@ -31,9 +35,7 @@ def ending_in_order() -> Iterator[None]:
     with stopping() as stop:
         try:
             yield
-        except (RecipeError, FingerprintError, PlacementError, StorageError, ModelError) as error:
-            refuse(error)
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:  # a place without the right, or a file
+        except (*_BAD_PLACES, RecipeError, FingerprintError, PlacementError, StorageError, ModelError) as error:
             refuse(error)
         except KeyboardInterrupt as interrupt:
             # First the word: `ray job stop` gives three seconds.

@@ -111,11 +111,10 @@ def _compact_bucket(run: Run, images_of: ImagesOf, orphans_before: float | None,
     # Parts first: a kill here leaves images without rows, never rows without images.
     orphans = [image for image in images if image.key not in named]
     gone = _beaten(orphans, views.get(run.fingerprints[0]))
-    if orphans_before is not None and any(image.modified < orphans_before for image in orphans):
+    if old := [image for image in orphans if orphans_before is not None and image.modified < orphans_before]:
         # Read anew: another compaction may have moved rows while the parts were listed.
         named = _named_images(read_raw(store, bucket).edits)
-        old = [image for image in orphans if image.modified < orphans_before and image.key not in named]
-        gone = list(dict.fromkeys([*gone, *old]))
+        gone += [image for image in old if image.key not in named and image not in gone]
     in_threads(store.delete, [image.key for image in gone])
     return Compaction(
         parts_before=len(raw.parts),

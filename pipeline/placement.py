@@ -139,16 +139,16 @@ def _sizes(recipe: Recipe, gpus: float, seats: int, edits_per_image: int) -> dic
     editing pools of a split placement share theirs out by the work that they have."""
     pools: dict[str, Pool] = {name: getattr(recipe.pools, name) for name in recipe.pool_names}
     # Seats that an actor takes: with several GPUs as many as the recipe gives it of them.
-    costs = {name: (gpus >= 2 and pool.num_gpus) or 1.0 for name, pool in pools.items()}
+    seats_each = {name: (gpus >= 2 and pool.num_gpus) or 1.0 for name, pool in pools.items()}
     given = {name: pool.size for name, pool in pools.items()}
     models = 0 if _needs_no_gpu(recipe) else int(gpus) // 4
-    caption = given["caption"] or max(1, int(models / costs["caption"] + _SLACK))
-    taken = caption * costs["caption"] if gpus >= 2 and not _needs_no_gpu(recipe) else 0
+    caption = given["caption"] or max(1, int(models / seats_each["caption"] + _SLACK))
+    taken = caption * seats_each["caption"] if gpus >= 2 and not _needs_no_gpu(recipe) else 0
     editing = [name for name in pools if name != "caption"]
-    free = seats - taken - sum((given[name] or 0) * costs[name] for name in editing)
+    free = seats - taken - sum((given[name] or 0) * seats_each[name] for name in editing)
     work = _work(recipe, edits_per_image)
     open_pools = {name: work[name] for name in editing if given[name] is None}
-    shared_out = _apportioned(free, open_pools, costs)
+    shared_out = _apportioned(free, open_pools, seats_each)
     return {"caption": caption, **{name: given[name] or 0 for name in editing}, **shared_out}
 
 
@@ -163,14 +163,14 @@ def _work(recipe: Recipe, edits_per_image: int) -> dict[str, float]:
     }
 
 
-def _apportioned(seats: float, work: dict[str, float], costs: dict[str, float]) -> dict[str, int]:
+def _apportioned(seats: float, work: dict[str, float], seats_each: dict[str, float]) -> dict[str, int]:
     """One actor each, and others where most work waits for each that is there (Sainte-Lague), as long as seats last."""
     sizes = dict.fromkeys(work, 1)
-    left = seats - sum(costs[name] for name in work)
-    while fitting := [name for name in work if costs[name] <= left + _SLACK]:
+    left = seats - sum(seats_each[name] for name in work)
+    while fitting := [name for name in work if seats_each[name] <= left + _SLACK]:
         busiest = max(fitting, key=lambda name: work[name] / (2 * sizes[name] + 1))
         sizes[busiest] += 1
-        left -= costs[busiest]
+        left -= seats_each[busiest]
     return sizes
 
 

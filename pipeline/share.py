@@ -88,10 +88,10 @@ def _halves(rows: Sequence[Row], pair: Pair) -> Iterator[tuple[Row, Row, Any]]:
         for edit in edits_from_json(row["edits"]):
             if _pair(edit) == pair and edit.edit_id in results:
                 result = results[edit.edit_id]
-                blob = blobs.get((result["target_prompts"] or [None])[0])
+                prompt = (result["target_prompts"] or [None])[0]
+                blob = None if prompt == row["source_prompt"] else blobs.get(prompt)
                 image = None if blob is None else unpack_image(blob)
-                leads = row["source_prompt"] != (result["target_prompts"] or [None])[0]
-                yield row, result, image if image is not None and leads and image.isfinite().all() else None
+                yield row, result, image if image is not None and image.isfinite().all() else None
 
 
 def _pair(edit: AskedEdit) -> Pair:

@@ -73,14 +73,15 @@ def _sample_halves(
 ) -> dict[str, Tensor]:
     """The image halves (count, C, h, w) of each asked change, of the first `count` faces of the correlated world that
     do not show it already: of those it would be 0."""
+    faces = draw_faces(_SEED, _DRAWN * count, correlated=True)
+    sentences, seeds = [caption(face) for face in faces], [*range(count)]
+    described, encoded = encode_prompts(backbone, sentences, batch), _encoded(backbone, faces, batch)
     found = {}
     for clause, case in {case.clause: case for case in cases}.items():
-        faces = [face for face in draw_faces(_SEED, _DRAWN * count, correlated=True) if _changes(face, case)][:count]
-        sentences, seeds = [caption(face) for face in faces], [*range(count)]
-        written = [target_prompt(sentence, case.attribute, case.index) for sentence in sentences]
-        targets = [Target(row, prompt) for row, prompt in enumerate(written)]
-        source, prompts = (encode_prompts(backbone, texts, batch) for texts in (sentences, written))
-        clean = _encoded(backbone, faces, batch)
+        rows = torch.tensor([row for row, face in enumerate(faces) if _changes(face, case)][:count])
+        written = [target_prompt(sentences[row], case.attribute, case.index) for row in rows.tolist()]
+        targets = [Target(place, prompt) for place, prompt in enumerate(written)]
+        clean, source, prompts = encoded[rows], described[rows], encode_prompts(backbone, written, batch)
         found[clause] = identify_targets(backbone, clean, source, targets, prompts, seeds, method, batch).image
     return found
 

@@ -59,7 +59,7 @@ class Instructions:
         shown = f"it starts {' '.join(answer.split())[:80]!r}"
         said = answer if self.key is None else _under(self.key, answer, shown)
         prompt = " ".join(said.split()) if isinstance(said, str) else ""
-        if any("\ud800" <= character <= "\udfff" for character in prompt):  # repair reads each \\u escape for itself
+        if any("\ud800" <= character <= "\udfff" for character in prompt):  # repair reads each escape for itself
             raise ValueError(f"the answer's text holds halves of characters; {shown}")
         if not 1 <= len(prompt) <= _MAX_PROMPT_CHARACTERS:
             under = "" if self.key is None else f" under {self.key!r}"

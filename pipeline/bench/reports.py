@@ -85,8 +85,9 @@ def read_tuning(text: str | bytes, models: Models, grid: "Sequence[Contender]") 
             f"was tuned with other {' and '.join(wrong)}: {told[wrong[0]]}, not {wanted[wrong[0]]}; tune again"
         )
     wanted = json.loads(_json({its.name: its.content for its in grid}))
-    known = {name: its for name, its in told["settings"].items() if wanted.get(name, {}).items() <= its.items()}
-    known = {name: its for name, its in known.items() if name in wanted}
+    known = {
+        name: its for name, its in told["settings"].items() if name in wanted and wanted[name].items() <= its.items()
+    }
     figures = {(name, 1.0): its["figures"] for name, its in known.items()}
     return Table(figures, {name: its["family"] for name, its in known.items()})
 
