@@ -141,10 +141,12 @@ def _sizes(recipe: Recipe, gpus: float, seats: int, edits_per_image: int) -> dic
     # Seats that an actor takes: with several GPUs as many as the recipe gives it of them.
     seats_each = {name: (gpus >= 2 and pool.num_gpus) or 1.0 for name, pool in pools.items()}
     given = {name: pool.size for name, pool in pools.items()}
-    models = 0 if _needs_no_gpu(recipe) else int(gpus) // 4
+    editing = [name for name in pools if name != "caption"]
+    # Captioning gets its quarter only of what an actor of each other pool, or those that it is given, leaves.
+    rest = gpus - sum((given[name] or 1) * seats_each[name] for name in editing)
+    models = 0 if _needs_no_gpu(recipe) else min(int(gpus) // 4, rest)
     caption = given["caption"] or max(1, int(models / seats_each["caption"] + _SLACK))
     taken = caption * seats_each["caption"] if gpus >= 2 and not _needs_no_gpu(recipe) else 0
-    editing = [name for name in pools if name != "caption"]
     free = seats - taken - sum((given[name] or 0) * seats_each[name] for name in editing)
     work = _work(recipe, edits_per_image)
     open_pools = {name: work[name] for name in editing if given[name] is None}

@@ -181,6 +181,13 @@ def test_gpus_are_given_out_by_what_an_actor_takes_of_them(gpus: int, pools: dic
     assert used <= gpus
 
 
+def test_captioning_takes_only_what_the_other_pools_leave() -> None:
+    half = {"num_gpus": 0.5}
+    pools = {"caption": half, "encode": half, "identify": {"num_gpus": 1}, "edit": {"size": 2, "num_gpus": 1}}
+    its = plan(8, 4, images=100, edits_per_image=1, placement="split", pools=pools)
+    assert (its.caption.size, its.encode.size, its.identify.size, its.edit.size) == (1, 1, 1, 2)
+
+
 def test_an_actor_with_more_gpus_than_any_node_is_refused() -> None:
     recipe = make_recipe(pools={"edit": {"size": 2, "num_gpus": 2}})
     with pytest.raises(PlacementError, match=r"pools.edit.num_gpus: an actor has 2 GPUs, and the largest node 1"):
