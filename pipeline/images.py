@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from pipeline.disk import stream_folders
 from pipeline.identity import bucket_of, parse_image_key
 from pipeline.retrying import room_on
-from pipeline.storage import Store, in_threads, is_s3, list_entries, stream_folders
+from pipeline.storage import Store, in_threads, is_s3, list_entries
 
 _FOLDERS = 512
 """That one thread lists at a time."""

@@ -1,97 +1,34 @@
-"""Everything that touches a disk or an object store.
+"""Everything that touches a disk or an object store: each call is retried, each error says what and where.
 
-A URI is an absolute path or `s3://bucket/key`. S3 takes its endpoint, region and credentials from the `AWS_*`
-environment of the process that reads or writes.
+A URI is an absolute path or `s3://bucket/key`.
 """
 
-import asyncio
 import contextlib
-import errno
 import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from stat import S_ISREG
+from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.asyn import sync
 from tenacity import retry_if_exception_type
 
-from pipeline.retrying import StorageError, code_of, relisting, retried
+from pipeline import disk, s3
+from pipeline.objects import Blob, Entry, Objects
+from pipeline.retrying import StorageError, relisting, retried
 
 _T = TypeVar("_T")
 
-_S3 = "s3://"
-# A call to S3 passes three layers that could retry: botocore, s3fs, and `retried` around both. Only the last one sees
-# a body that breaks off, and counts what it does; so the attempts are its own and the other two have one each. A call
-# makes at most ATTEMPTS requests, and a store that hangs costs at most ATTEMPTS * _CALL_SECONDS and the pauses.
-# Streams are read inside s3fs, where `retried` does not reach: there botocore and s3fs have the attempts.
-_STREAM_ATTEMPTS = {"botocore": 4, "s3fs": 3}
-_CONNECT_SECONDS, _READ_SECONDS, _CALL_SECONDS = 5, 15, 30
-_PAGE_KEYS = 1000
-_PARTIAL = ".partial"
 _REMOVE = "bring it back from a copy, or remove it and run the job again"
 _THREADS = 8
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One object of a listing: its full URI, its version as an opaque string, its size in bytes."""
-
-    uri: str
-    version: str
-    size: int
-    modified: float = field(compare=False)
-    """Seconds since 1970, by the store's clock; stores round it differently in a listing and on request."""
-
-
-@dataclass(frozen=True)
-class Blob:
-    """The bytes of one object and the version they belong to."""
-
-    data: bytes
-    version: str
-
-
-@cache
-def _s3(streams: bool = False) -> Any:
-    # Several stores refuse the checksum trailers that botocore adds by default.
-    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
-    attempts = _STREAM_ATTEMPTS if streams else {"botocore": 1, "s3fs": 1}
-    config = {
-        "retries": {"mode": "standard", "total_max_attempts": attempts["botocore"]},
-        "connect_timeout": _CONNECT_SECONDS,
-        "read_timeout": _READ_SECONDS,
-        "max_pool_connections": 32,
-    }
-    # No instance that others may hold, too: the retries are set on it.
-    store = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True, config_kwargs=config)
-    store.retries = attempts["s3fs"]
-    return store
-
-
-async def _answer(method: str, **arguments: Any) -> Any:
-    """What S3 answers, a body not read yet."""
-    # No timeout of the client covers the wait for `100 Continue` before a PUT sends its body.
-    return await asyncio.wait_for(_s3()._call_s3(method, **arguments), _CALL_SECONDS)
-
-
-def _call(method: str, **arguments: Any) -> Any:
-    return sync(_s3().loop, _answer, method, **arguments)
-
-
 def is_s3(uri: str) -> bool:
     """Whether the URI names an object store rather than a disk."""
-    return uri.startswith(_S3)
+    return uri.startswith(s3.SCHEME)
 
 
 def normalise(uri: str, real_folder: Callable[[str], str] = os.path.realpath) -> str:
@@ -100,7 +37,7 @@ def normalise(uri: str, real_folder: Callable[[str], str] = os.path.realpath) ->
     `real_folder`: what `os.path.realpath` says of a folder, for callers with many files in few of them.
     """
     if is_s3(uri):
-        if not uri.removeprefix(_S3).strip("/"):
+        if not uri.removeprefix(s3.SCHEME).strip("/"):
             raise StorageError(f"{uri!r} names no bucket; write s3://bucket/prefix")
         return uri.rstrip("/")
     if "://" in uri and not uri.startswith("file://"):
@@ -115,36 +52,8 @@ def normalise(uri: str, real_folder: Callable[[str], str] = os.path.realpath) ->
     return os.path.join(real_folder(folder or "/"), name)
 
 
-def _split(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix(_S3).partition("/")
-    return bucket, key
-
-
-def _disk_version(stat: os.stat_result) -> str:
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
-
-
-def _read_disk(path: str) -> Blob:
-    with open(path, "rb") as file:
-        before = _disk_version(os.fstat(file.fileno()))
-        data = file.read()
-        # A file that is written over meanwhile has neither version: the bytes may be of both.
-        after = _disk_version(os.fstat(file.fileno()))
-        return Blob(data, before if before == after else f"{before}, while it was read {after}")
-
-
-def _read_s3(uri: str) -> Blob:
-    bucket, key = _split(uri)
-
-    async def get() -> Blob:
-        answer = await _answer("get_object", Bucket=bucket, Key=key)
-        async with answer["Body"] as body:
-            data = await body.read()
-        if len(data) != answer.get("ContentLength"):
-            raise OSError(errno.EIO, f"{len(data)} bytes came, {answer.get('ContentLength')} were announced")
-        return Blob(data, answer["ETag"].strip('"'))
-
-    return sync(_s3().loop, get)
+def _objects(uri: str) -> Objects:
+    return s3 if is_s3(uri) else disk
 
 
 def read(uri: str) -> Blob:
@@ -152,33 +61,12 @@ def read(uri: str) -> Blob:
 
     Raises FileNotFoundError, PermissionError or StorageError.
     """
-    return retried("get", uri, _read_s3 if is_s3(uri) else _read_disk, uri)
-
-
-def _head(bucket: str, key: str) -> Any:
-    try:
-        return _call("head_object", Bucket=bucket, Key=key)
-    except OSError as error:
-        if code_of(error) not in ("400", "403"):
-            raise
-        # Answers to HEAD have no body that would name the error; those to GET have.
-        _call("get_object", Bucket=bucket, Key=key, Range="bytes=0-0")
-        raise
-
-
-def _stat(uri: str) -> Entry:
-    if is_s3(uri):
-        head = _head(*_split(uri))
-        return Entry(uri, head["ETag"].strip('"'), int(head["ContentLength"]), head["LastModified"].timestamp())
-    stat = os.stat(uri)
-    if not S_ISREG(stat.st_mode):
-        raise IsADirectoryError(f"{uri} is not a file")
-    return Entry(uri, _disk_version(stat), stat.st_size, stat.st_mtime)
+    return retried("get", uri, _objects(uri).read, uri)
 
 
 def stat(uri: str) -> Entry:
     """Version and size without the bytes. Raises FileNotFoundError, PermissionError or StorageError."""
-    return retried("head", uri, _stat, uri)
+    return retried("head", uri, _objects(uri).stat, uri)
 
 
 def exists(uri: str) -> bool:
@@ -190,129 +78,20 @@ def exists(uri: str) -> bool:
     return True
 
 
-def _write_disk(path: str, data: bytes) -> None:
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(prefix=f".{name[:40]}.", suffix=_PARTIAL, dir=folder)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o644)
-            # A name that outlives a power cut must not outlive its bytes.
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-
-def _write_s3(uri: str, data: bytes) -> None:
-    bucket, key = _split(uri)
-    _call("put_object", Bucket=bucket, Key=key, Body=data)
-
-
 def write(uri: str, data: bytes) -> None:
     """Put an object whole or not at all; it replaces what is there."""
-    retried("put", uri, _write_s3 if is_s3(uri) else _write_disk, uri, data)
-
-
-def _delete(uri: str) -> None:
-    try:
-        if is_s3(uri):
-            bucket, key = _split(uri)
-            _call("delete_object", Bucket=bucket, Key=key)
-        else:
-            # Its folder stays, even empty: a writer may be about to put something there.
-            os.unlink(uri)
-    except FileNotFoundError:
-        pass
+    retried("put", uri, _objects(uri).write, uri, data)
 
 
 def delete(uri: str) -> None:
     """Remove an object; one that is not there is no error."""
-    retried("delete", uri, _delete, uri)
+    with contextlib.suppress(FileNotFoundError):
+        retried("delete", uri, _objects(uri).delete, uri)
 
 
 def open_stream(uri: str) -> IO[bytes]:
     """A readable, seekable stream, for user files that may not fit in memory."""
-    return _s3(streams=True).open(uri, "rb") if is_s3(uri) else open(uri, "rb")
-
-
-def _scan(folder: str, beginning: str) -> tuple[list[str], set[str]]:
-    """The names in a folder that begin so, in order, and which of them are folders."""
-    names, folders_among = [], set()
-    with os.scandir(folder) as scan:
-        for entry in scan:
-            if entry.name.startswith(beginning):
-                names.append(entry.name)  # an entry takes ten times as much, and there may be very many
-                if _is_folder(entry):
-                    folders_among.add(entry.name)
-    return sorted(names), folders_among
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        return False
-
-
-def _walk_disk(folder: str, beginning: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-    """The paths of all that is no folder, in order of their names, without asking what they are."""
-    above = (*above, folder)
-    try:
-        names, folders_among = retried("list", folder, _scan, folder, beginning)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in names:
-        path = os.path.join(folder, name)
-        if name in folders_among:
-            if not (os.path.islink(path) and _leads_back(path, above)):
-                yield from _walk_disk(path, above=above)
-        elif not (name.startswith(".") and name.endswith(_PARTIAL)):
-            yield path
-
-
-def _list_disk(folder: str, beginning: str) -> Iterator[Entry]:
-    for path in _walk_disk(folder, beginning):
-        try:
-            found = retried("head", path, os.stat, path)
-        except OSError as error:
-            # A link that leads nowhere or to itself, or what went meanwhile.
-            if not isinstance(error, FileNotFoundError) and error.errno != errno.ELOOP:
-                raise
-            continue
-        if S_ISREG(found.st_mode):
-            yield Entry(path, _disk_version(found), found.st_size, found.st_mtime)
-
-
-def _leads_back(link: str, above: tuple[str, ...]) -> bool:
-    """Whether a link leads to a folder that is being listed."""
-    return os.path.realpath(link) in map(os.path.realpath, above)
-
-
-def _pages_s3(uri: str, beginning: str, **options: str) -> Iterator[dict[str, Any]]:
-    bucket, key = _split(uri)
-    prefix = f"{key.rstrip('/')}/" if key else ""
-    page: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix}{beginning}", "MaxKeys": _PAGE_KEYS, **options}
-    while True:
-        answer = retried("list", uri, _call, "list_objects_v2", **page)
-        yield answer
-        if not answer.get("IsTruncated"):
-            return
-        page["ContinuationToken"] = answer["NextContinuationToken"]
-
-
-def _list_s3(uri: str, beginning: str) -> Iterator[Entry]:
-    bucket, _ = _split(uri)
-    for page in _pages_s3(uri, beginning):
-        for found in page.get("Contents", ()):
-            if not found["Key"].endswith("/"):
-                name, version = f"{_S3}{bucket}/{found['Key']}", found["ETag"].strip('"')
-                yield Entry(name, version, int(found["Size"]), found["LastModified"].timestamp())
+    return _objects(uri).open_stream(uri)
 
 
 def list_entries(uri: str, beginning: str = "") -> Iterator[Entry]:
@@ -320,31 +99,18 @@ def list_entries(uri: str, beginning: str = "") -> Iterator[Entry]:
 
     With `beginning`, only what is named so directly below it, and everything in folders that are named so.
     """
-    return _list_s3(uri, beginning) if is_s3(uri) else _list_disk(uri, beginning)
+    return _objects(uri).list_entries(uri, beginning)
 
 
 def list_names(uri: str) -> Iterator[str]:
     """The URIs of all objects below a folder or prefix, in order; also of one that goes while they are listed, so that
     whoever reads it meets FileNotFoundError."""
-    return (entry.uri for entry in _list_s3(uri, "")) if is_s3(uri) else _walk_disk(uri)
+    return _objects(uri).list_names(uri)
 
 
 def folders(uri: str, beginning: str = "") -> list[str]:
     """The names of the folders directly below a folder or prefix that begin so, in order."""
-    if is_s3(uri):
-        pages = _pages_s3(uri, beginning, Delimiter="/")
-        return [found["Prefix"].split("/")[-2] for page in pages for found in page.get("CommonPrefixes", ())]
-    try:
-        with os.scandir(uri) as scan:
-            return sorted(entry.name for entry in scan if entry.name.startswith(beginning) and entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def stream_folders(uri: str) -> Iterator[str]:
-    """The names of the folders directly below a folder on disk, one after the other, in no order."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(uri) as scan:
-        yield from (entry.name for entry in scan if entry.is_dir())
+    return _objects(uri).folders(uri, beginning)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline import storage
+from pipeline import s3, storage
 from pipeline.decode import encode_png
 from pipeline.storage import open_store
 from tests import s3_server
@@ -97,14 +97,14 @@ def _s3_stage(folder: Path, server: s3_server.S3Server | None = None) -> Iterato
         proxy = stack.enter_context(s3_proxy.start(server, seed=1))
         before = {name: os.environ.get(name) for name in server.environment}
         os.environ.update(server.environment)
-        storage._s3.cache_clear()
+        s3._client.cache_clear()
         try:
             bucket = f"eim-{os.urandom(8).hex()}"
             server.make_bucket(bucket)
             _fill(f"s3://{bucket}")
             yield Stage(f"s3://{bucket}", folder, proxy.server.environment), proxy
         finally:
-            storage._s3.cache_clear()
+            s3._client.cache_clear()
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 

@@ -15,7 +15,7 @@ from tests.infra.tools import INFRA, ROOT, program, run
 
 OBSERVE = INFRA / "observe"
 STORAGE = {storage_metrics.RETRIES, storage_metrics.ERRORS}
-"""Counted in `pipeline/storage.py` by operation and error."""
+"""Counted in `pipeline/retrying.py` by operation and error."""
 
 
 def rules() -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import compact as compact_module
-from pipeline import processes, storage
+from pipeline import disk, processes, storage
 from pipeline.compact import Compaction, compact_output
 from pipeline.identity import bucket_of, image_key, part_key, sha256_bytes
 from pipeline.ledger import Ledger, open_run, read_raw
@@ -324,19 +324,19 @@ def test_in_several_processes_an_output_is_compacted_and_verified_as_in_one(
 def test_parts_that_another_compaction_merges_while_they_are_listed_are_not_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, scan = well_used_job(str(tmp_path)), storage._scan
+    job, scan = well_used_job(str(tmp_path)), disk._scan
     before = view_of(job)
 
     def then_merged(folder: str, beginning: str) -> tuple[list[str], set[str]]:
         found = scan(folder, beginning)
         if "/edits/bucket=" in folder:
-            monkeypatch.setattr(storage, "_scan", scan)
+            monkeypatch.setattr(disk, "_scan", scan)
             compact(job)
         return found
 
-    monkeypatch.setattr(storage, "_scan", then_merged)
+    monkeypatch.setattr(disk, "_scan", then_merged)
     compact(job, orphan_age=timedelta(0))
-    assert storage._scan is scan
+    assert disk._scan is scan
     assert view_of(job) == before
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import retrying, storage
+from pipeline import disk, retrying, storage
+from pipeline.objects import Blob
 from pipeline.retrying import StorageError, UnansweredError
 from pipeline.storage import Store, open_store
 from tests.s3_server import S3Server
@@ -81,7 +82,7 @@ def test_a_part_that_goes_between_listing_and_reading_is_read_where_it_went(
     store, read = open_store(root), storage.read
     store.write_table("t/old.parquet", pa.table({"a": [1]}))
 
-    def merged_meanwhile(uri: str) -> storage.Blob:
+    def merged_meanwhile(uri: str) -> Blob:
         store.write_table("t/new.parquet", pa.table({"a": [1]}))
         store.delete("t/old.parquet")
         return read(uri)
@@ -112,7 +113,7 @@ def test_a_part_that_is_there_is_left_as_it_is(root: str) -> None:
 
 
 def test_a_listing_of_many_pages_is_whole(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_PAGE_KEYS", 3)
+    monkeypatch.setattr("pipeline.s3._PAGE_KEYS", 3)
     s3.make_bucket("many")
     store = Store("s3://many")
     keys = [f"x/{index}" for index in range(10)]
@@ -214,7 +215,7 @@ def test_a_file_that_is_written_over_while_it_is_read_has_no_version_of_a_listin
 def test_names_are_told_also_of_what_goes_while_they_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, scan = open_store(str(tmp_path)), storage._scan
+    store, scan = open_store(str(tmp_path)), disk._scan
     store.write("a/b", b"")
 
     def then_gone(folder: str, beginning: str) -> tuple[list[str], set[str]]:
@@ -222,7 +223,7 @@ def test_names_are_told_also_of_what_goes_while_they_are_listed(
         (tmp_path / "a/b").unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(storage, "_scan", then_gone)
+    monkeypatch.setattr(disk, "_scan", then_gone)
     assert store.keys("a") == ["a/b"]
     assert store.keys("a") == []
 

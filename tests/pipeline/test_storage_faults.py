@@ -20,6 +20,7 @@ from pipeline.manifest import open_manifest, prepare_manifest
 from pipeline.progress import Progress
 from pipeline.recipe import Input
 from pipeline.retrying import StorageError, UnansweredError
+from pipeline.s3 import _answer, _client
 from pipeline.stages import LoadRows
 from pipeline.storage import Store
 from pipeline.work import table_of_work
@@ -36,18 +37,18 @@ def shared_proxy(s3: S3Server) -> Iterator[S3Proxy]:
     with s3_proxy.start(s3) as proxy, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.server.endpoint)
         yield proxy
-        storage._s3.cache_clear()
+        _client.cache_clear()
 
 
 @pytest.fixture
 def proxy(shared_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
     """The proxy without faults; pauses are nothing, a hanging store is given up after half a second."""
     monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: lambda _state: 0.0)
-    monkeypatch.setattr(storage, "_READ_SECONDS", 0.5)
-    monkeypatch.setattr(storage, "_CALL_SECONDS", 0.6)
+    monkeypatch.setattr("pipeline.s3._READ_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.s3._CALL_SECONDS", 0.6)
     monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.02)
-    storage._s3.cache_clear()
-    storage._s3().connect()  # takes a while itself
+    _client.cache_clear()
+    _client().connect()  # takes a while itself
     storage_metrics.untold()
     yield shared_proxy
     shared_proxy.set()
@@ -110,13 +111,13 @@ def test_a_body_that_ends_early_without_an_error_is_not_taken_either(
     store: Store, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write("a", DATA)
-    answer = storage._answer
+    answer = _answer
 
     async def longer(method: str, **arguments: object) -> dict[str, object]:
         found = await answer(method, **arguments)
         return {**found, "ContentLength": len(DATA) + 1}
 
-    monkeypatch.setattr(storage, "_answer", longer)
+    monkeypatch.setattr("pipeline.s3._answer", longer)
     with pytest.raises(UnansweredError, match=f"{len(DATA)} bytes came, {len(DATA) + 1} were announced"):
         store.read("a")
 
@@ -210,20 +211,20 @@ def test_credentials_that_cannot_be_had_end_the_job_rather_than_its_rows(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(storage, "_read_s3", raising(error, calls))
+    monkeypatch.setattr("pipeline.s3.read", raising(error, calls))
     load = LoadRows(square(32), 0, Progress(), Attempts())
     with pytest.raises(StorageError, match="refresh the S3 credentials and run the same command") as caught:
         load(table_of_work([work_row(uri="s3://b/a.png")]))
     assert not isinstance(caught.value, UnansweredError)
     assert len(calls) == retrying.CREDENTIALS_ATTEMPTS
-    monkeypatch.setattr(storage, "_read_s3", raising(error, [], passes=2))
+    monkeypatch.setattr("pipeline.s3.read", raising(error, [], passes=2))
     assert storage.read("s3://b/a.png").data == DATA
 
 
 @pytest.mark.usefixtures("at_once")
 def test_another_runtime_error_is_no_matter_of_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(storage, "_read_s3", raising(RuntimeError("a bug"), calls))
+    monkeypatch.setattr("pipeline.s3.read", raising(RuntimeError("a bug"), calls))
     with pytest.raises(RuntimeError, match="a bug"):
         storage.read("s3://b/a.png")
     assert len(calls) == 1
@@ -233,7 +234,7 @@ def test_another_runtime_error_is_no_matter_of_credentials(monkeypatch: pytest.M
 @pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL])
 def test_names_that_no_disk_takes_are_tried_once(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(storage, "_read_disk", raising(OSError(number, os.strerror(number)), calls))
+    monkeypatch.setattr("pipeline.disk.read", raising(OSError(number, os.strerror(number)), calls))
     with pytest.raises(OSError, match=os.strerror(number)):
         storage.read("/a")
     assert len(calls) == 1
@@ -253,7 +254,7 @@ def test_an_answer_of_s3_that_s3fs_gives_such_a_number_is_tried_again(monkeypatc
     damaged = OSError(errno.EINVAL, "The Content-MD5 you specified did not match")
     damaged.__cause__ = botocore.exceptions.ClientError({"Error": {"Code": "BadDigest"}}, "PutObject")
     calls: list[str] = []
-    monkeypatch.setattr(storage, "_read_s3", raising(damaged, calls, passes=2))
+    monkeypatch.setattr("pipeline.s3.read", raising(damaged, calls, passes=2))
     assert storage.read("s3://b/a.png").data == DATA
     assert len(calls) == 3
 
