@@ -2,6 +2,13 @@
 
 import gc
 import os
+import sys
+from typing import Any
+
+
+def _torch() -> Any:
+    """torch, or None in a process that never imported it, whose errors are none of its."""
+    return sys.modules.get("torch")
 
 
 def leave_if_lost(error: Exception) -> None:
@@ -9,23 +16,21 @@ def leave_if_lost(error: Exception) -> None:
 
     The attempt marker of its rows stays, so that a row that always does this is set aside.
     """
-    import torch
-
-    if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
+    torch = _torch()
+    if torch and isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
         os._exit(1)
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a smaller batch may do. torch has no type of its own for the memory of a CPU."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    torch = _torch()
+    of_device = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return of_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def free_memory() -> None:
     """Give back what nothing refers to any more, the caching allocator's blocks too."""
-    import torch
-
     gc.collect()
-    if torch.cuda.is_available():
+    torch = _torch()
+    if torch and torch.cuda.is_available():
         torch.cuda.empty_cache()

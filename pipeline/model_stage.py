@@ -6,6 +6,8 @@ end alike, after the same time. Prompts are checked before anything is computed,
 tried in two halves, each call padded to a whole batch: one bad cell of n costs some 2 log2 n calls, not n.
 """
 
+import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -40,9 +42,10 @@ def set_threads(threads: int) -> None:
     and where teams together have more threads than there are cores, libgomp's waits sleep instead of spin. So an actor
     loads with one thread, and takes the plan's where it is called.
     """
-    import torch
-
-    torch.set_num_threads(threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+    else:  # which reads this when it is imported; an actor that asks a server never does
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 class ModelStage(ABC):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from eim_ops.edit import EditedImage, EditTask
+from eim_ops.task import EditedImage, EditTask
 from pipeline.decode import encode_png
 from pipeline.fit import sizes_of
 from pipeline.operations import Editor, ModelFacts, Operations

@@ -25,7 +25,7 @@ from tests.views import view_at
 _FACES = 40
 _SWEEP = {"attributes": {"smile": ["broad smile"], "hair_color": ["red hair"]}, "strengths": [0.5, 1]}
 _ASKED = _FACES * 4
-_QUICK = {"RAY_health_check_initial_delay_ms": "3000", "RAY_health_check_period_ms": "2000"}
+_QUICK = {"RAY_health_check_initial_delay_ms": "3000", "RAY_health_check_period_ms": "500"}
 """How soon the head takes notice of a dead node."""
 _PATIENCE = 400
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eim_ops.edit import EditedImage, EditTask
+from eim_ops.task import EditedImage, EditTask
 from pipeline.flow import run_edit
 from pipeline.operations import Editor, ModelFacts, Operations
 from pipeline.recipe import Recipe, parse_recipe

@@ -13,7 +13,7 @@ from tests.processes import lives
 _SETTINGS = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # a driver or node whose head is dead ends after this
     "RAY_health_check_initial_delay_ms": "3000",
-    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_period_ms": "500",
 }
 _WORKERS, _WORKER_CPUS = 2, 2
 

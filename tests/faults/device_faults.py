@@ -96,12 +96,12 @@ def _write() -> None:
 
 def _memory() -> None:
     """The device holds two rows, and none of the white image."""
-    import torch
-
     from tests.fakes import FakeEditor
 
     def check(_: Any, images: Any, prompts: Any, tasks: Any, seeds: Any, batch: int) -> None:
         if batch > 2 or any(map(_white, images)):
+            import torch
+
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     _before(FakeEditor, "__call__", check)
@@ -109,13 +109,13 @@ def _memory() -> None:
 
 def _device_lost(always: bool) -> None:
     """A device-side assertion: in the first call of the job, or in each with the white image."""
-    import torch
-
     from tests.fakes import FakeEditor
 
     def check(_: Any, images: Any, *rest: Any) -> None:
         once = Path(os.environ[ONCE])
         if any(map(_white, images)) if always else not once.exists():
+            import torch
+
             once.touch()
             raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 

@@ -93,11 +93,11 @@ def put_images(folder: Path, indices: range) -> None:
         (folder / f"{index:03d}.png").write_bytes(encode_png(pixels))
 
 
-def write_recipe(folder: Path) -> Path:
-    """A recipe of `folder`/in to `folder`/out."""
+def write_recipe(folder: Path, editors: int = 1) -> Path:
+    """A recipe of `folder`/in to `folder`/out. editors: with one, less than all of the work can be in flight."""
     recipe = {"input": {"path": f"{folder}/in"}, "output": f"{folder}/out", "model": "fake", "captioner": "fake"}
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**recipe, "edits": EDITS, "batch": 4}))
+    path.write_text(yaml.safe_dump({**recipe, "edits": EDITS, "batch": 4, "pools": {"edit": {"size": editors}}}))
     return path
 
 
@@ -258,7 +258,7 @@ def soak(folder: Path, nodes: Nodes, kills: int, seed: int = 0) -> Outcome:
     so_far = _Soak(**json.loads(record.read_text())) if record.exists() else _Soak()
     rng = random.Random(f"{seed} {so_far.runs}")
     work = Work(folder, so_far.made, so_far.stored)
-    recipe, in_peace = write_recipe(folder), 0
+    recipe, in_peace = write_recipe(folder, editors=2), 0
     code = 1 if so_far.runs else 0  # what an earlier call left is completed first
     while sum(so_far.kills.values()) < kills or code != 0:
         if code == 0:

@@ -36,6 +36,7 @@ _SETTINGS = {
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "8",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # a node that is stopped at the end has no work to wait for
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": uuid.uuid4().hex,

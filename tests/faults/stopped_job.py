@@ -14,7 +14,7 @@ from tests.job_server import JobServer
 from tests.processes import lives
 from tests.views import view_at
 
-_IMAGES, _SECONDS_AN_EDIT = 60, 0.2
+_IMAGES, _SECONDS_AN_EDIT = 160, 0.06
 _WITHIN = 30.0
 _PATIENCE = 240
 _STATES = ("PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED")

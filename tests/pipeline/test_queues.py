@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from eim_ops.edit import EditedImage
+from eim_ops.task import EditedImage
 from pipeline.blocks import IN_FLIGHT, most_waiting
 from pipeline.flow import run_edit
 from pipeline.placement import Cluster, plan_placement

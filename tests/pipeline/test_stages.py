@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from eim_ops.aspect_buckets import Size
-from eim_ops.edit import EditedImage, EditTask
+from eim_ops.task import EditedImage, EditTask
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.asked import AskedEdit
 from pipeline.attempts import Attempts
