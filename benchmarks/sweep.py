@@ -5,6 +5,7 @@ from pathlib import Path
 from benchmarks.figure import Figure, Figures
 from benchmarks.runs import Run, edits, faces, run_pipeline
 from benchmarks.sizes import Sizes
+from eim_ops.cost import costs
 from eim_ops.method import Method
 from pipeline.schema import EDITS
 from pipeline.storage import open_store
@@ -24,7 +25,7 @@ def measure(folder: Path, sizes: Sizes) -> Figures:
     chosen = single_edits(sizes.single_runs)
     singles = [run_pipeline(folder, f"single-{n}", images, one, "--together") for n, one in enumerate(chosen)]
     single = sum(run.warm for run in singles) / len(singles) / sizes.sweep_faces
-    evaluations, decode = _mean_evaluations(folder / "sweep"), _decode_evaluations(Method())
+    evaluations, decode = _mean_evaluations(folder / "sweep"), costs(Method()).decode
     whole = f"{sizes.sweep_faces} faces, {_ATTRIBUTES} attributes, {len(_STRENGTHS)} strengths: {made} edits"
     ratio = sweep.warm / made / single
     parts = {"sweep_seconds_per_edit": sweep.warm / made, "single_seconds_per_edit": single, **_whole(sweep, singles)}
@@ -51,11 +52,6 @@ def single_edits(count: int) -> list[list[dict[str, object]]]:
 def _mean_evaluations(output: Path) -> float:
     table = open_store(str(output)).read_tables("edits", EDITS, ["evaluations"])
     return sum(table["evaluations"].to_pylist()) / len(table)
-
-
-def _decode_evaluations(method: Method) -> int:
-    """Of moving an encoded latent by a known direction and sampling it back."""
-    return method.steps * (1 + (method.guidance != 1) + (method.free_guidance != 1))
 
 
 def _whole(sweep: Run, singles: list[Run]) -> dict[str, float]:

@@ -23,11 +23,11 @@ class Costs:
 
 def costs(method: Method) -> Costs:
     """The costs of these settings; `Backbone.evaluations` counts the same."""
-    free = 0 if method.free_guidance == 1 else 1
+    guided = method.free_guided_steps
     # An inversion is sampled back once, which gives its residual.
     solver = {"coupled": 1, "euler": 2, "fixed_point": 3, "midpoint": 3}[method.trajectory]
     along = 0 if method.guidance == 1 else 1
-    return Costs(method.steps * solver * (1 + free), _identify(method), method.steps * (1 + along + free))
+    return Costs(solver * (method.steps + guided), _identify(method), method.steps * (1 + along) + guided)
 
 
 def _identify(method: Method) -> int:

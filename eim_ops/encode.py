@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone, GuidanceKind
-from eim_ops.joint import Conditioning, Coupling, FreeGuidance, Inversion, JointLatent, widened
+from eim_ops.joint import Conditioning, Coupling, FreeGuidance, Inversion, JointLatent, in_step, widened
 from eim_ops.manipulate import guided_velocity, sample
 from eim_ops.method import Method
 from eim_ops.noise import noise, noised
@@ -20,7 +20,7 @@ def invert(
     backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, solver: Solver = "fixed_point",
     free: FreeGuidance | None = None,
 ) -> Tensor:  # fmt: skip
-    """Integrate the ODE from z0 (B, C, h, w) up to `sigmas[0]` under `conditioning`. With `free`, evaluations double.
+    """Integrate the ODE from z0 (B, C, h, w) up to `sigmas[0]` under `conditioning`. Steps with `free` cost twice.
 
     sigmas: (N + 1,) descending to 0. A sampler's step down is x_lo = x_hi + (s_lo - s_hi) v(x_hi, s_hi); undoing it
     needs v at the unknown x_hi. `euler` takes v(x_lo, s_hi), N evaluations. `fixed_point` then evaluates once more at
@@ -29,19 +29,19 @@ def invert(
     Source: method, 'Encode'.
     """
 
-    def velocity(at: Tensor, sigma: Tensor) -> Tensor:
-        return guided_velocity(backbone, at.to(clean.dtype), sigma, conditioning, free=free)
+    def velocity(at: Tensor, sigma: Tensor, step: int) -> Tensor:
+        return guided_velocity(backbone, at.to(clean.dtype), sigma, conditioning, free=in_step(free, step))
 
     x = widened(clean)
-    for low, high in pairwise(sigmas.flip(0)):
-        step = (high - low).to(x.dtype)
+    for i, (high, low) in reversed([*enumerate(pairwise(sigmas))]):
+        up = (high - low).to(x.dtype)
         if solver == "midpoint":
-            middle = x + step / 2 * velocity(x, low)
-            x = x + step * velocity(middle, (low + high) / 2)
+            middle = x + up / 2 * velocity(x, low, i)
+            x = x + up * velocity(middle, (low + high) / 2, i)
             continue
-        higher = x + step * velocity(x, high)
+        higher = x + up * velocity(x, high, i)
         if solver == "fixed_point":
-            higher = x + step * velocity(higher, high)
+            higher = x + up * velocity(higher, high, i)
         x = higher
     return x.to(clean.dtype)
 
@@ -60,15 +60,15 @@ def coupling(
     backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, seeds: Sequence[int],
     free: FreeGuidance | None = None,
 ) -> Coupling:  # fmt: skip
-    """Fresh noise for each level, as in FlowEdit, and the source velocities there: N evaluations, 2 N with `free`.
+    """Fresh noise for each level, as in FlowEdit, and the source velocities there: N evaluations, and those of `free`.
 
     Errors of one noise don't add up over the levels, and all strengths share the source's evaluations. Row i uses
     seeds[i] alone.
     """
     eps = noise(seeds, len(sigmas) - 1, clean.shape[1:]).to(clean)
     velocities = [
-        guided_velocity(backbone, noised(clean, its, sigma), sigma, conditioning, free=free)
-        for its, sigma in zip(eps, sigmas[:-1], strict=True)
+        guided_velocity(backbone, noised(clean, its, sigma), sigma, conditioning, free=in_step(free, i))
+        for i, (its, sigma) in enumerate(zip(eps, sigmas[:-1], strict=True))
     ]
     return Coupling(eps.transpose(0, 1), torch.stack(velocities, dim=1))
 
@@ -91,10 +91,10 @@ def grid_of(backbone: Backbone, clean: Tensor, method: Method) -> Tensor:
 def free_guidance(backbone: Backbone, method: Method, rows: int) -> FreeGuidance | None:
     """The method's classifier-free guidance for a batch; None where it has none. Raises ValueError as
     `check_free_guidance`."""
-    if method.free_guidance == 1:
+    if method.free_guided_steps == 0:
         return None
     check_free_guidance(method, backbone.guidance_kind)
-    return FreeGuidance(backbone.encode_text([""] * rows), method.free_guidance)
+    return FreeGuidance(backbone.encode_text([""] * rows), method.free_guidance, method.free_guided_steps)
 
 
 def encode(
@@ -102,8 +102,8 @@ def encode(
 ) -> JointLatent:
     """Images (B, 3, H, W) in [-1, 1] and their source prompts to a joint latent.
 
-    Evaluations a row: N coupled, 2 N by Euler, 3 N by fixed point or midpoint; with free guidance twice that. Only
-    the coupled form uses `seeds`.
+    Evaluations a row: N coupled, 2 N by Euler, 3 N by fixed point or midpoint; twice that in steps with free guidance.
+    Only the coupled form uses `seeds`.
     """
     clean = backbone.encode_image(images)
     conditioning = backbone.encode_text(prompts)

@@ -76,11 +76,17 @@ class Conditioning(Rows):
 class FreeGuidance(Rows):
     """Classifier-free guidance of every prompt alike: v_empty + weight (v(c) - v_empty).
 
-    empty: of the empty prompt.
+    empty: of the empty prompt. steps: how many of a grid's steps have it, the noisiest first.
     """
 
     empty: Conditioning
     weight: float = field(metadata={"shared": True})
+    steps: int = field(metadata={"shared": True})
+
+
+def in_step(free: FreeGuidance | None, step: int) -> FreeGuidance | None:
+    """The free guidance of a grid's step, 0 the noisiest; None where it has none."""
+    return free if free is not None and step < free.steps else None
 
 
 @dataclass(frozen=True)

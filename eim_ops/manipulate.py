@@ -5,7 +5,17 @@ from itertools import pairwise
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.joint import Conditioning, Coupling, Direction, FreeGuidance, Inversion, JointLatent, per_row, widened
+from eim_ops.joint import (
+    Conditioning,
+    Coupling,
+    Direction,
+    FreeGuidance,
+    Inversion,
+    JointLatent,
+    in_step,
+    per_row,
+    widened,
+)
 from eim_ops.noise import noised
 
 
@@ -40,9 +50,10 @@ def sample(
     wider than the model's.
     """
     x = widened(noisy)
-    for sigma, below in pairwise(sigmas):
-        at = x.to(conditioning.tokens.dtype)
-        x = x + (below - sigma).to(x.dtype) * guided_velocity(backbone, at, sigma, conditioning, base, guidance, free)
+    for i, (sigma, below) in enumerate(pairwise(sigmas)):
+        at, its_free = x.to(conditioning.tokens.dtype), in_step(free, i)
+        velocity = guided_velocity(backbone, at, sigma, conditioning, base, guidance, its_free)
+        x = x + (below - sigma).to(x.dtype) * velocity
     return x.to(noisy.dtype)
 
 
@@ -50,7 +61,7 @@ def manipulate(
     backbone: Backbone, joint: JointLatent, direction: Direction, strength: Tensor, guidance: float = 1.0
 ) -> Tensor:
     """Edited clean latents (B, C, h, w) at `strength` (B,), any sign. N evaluations a row, N more with guidance, and
-    N more with free guidance.
+    one more in each step with free guidance.
 
     Both halves move: c(alpha) = c_src + alpha n_c, and the image by alpha (1 - sigma_max) n_x at the top level.
     """
@@ -89,6 +100,6 @@ def _coupled(
     for i, (sigma, below) in enumerate(pairwise(joint.sigmas)):
         # To the bit the source's own point where y is z0, so that strength 0 meets the source's own velocity.
         x = noised(clean, coupling.eps[:, i], sigma) + (y - clean).to(clean.dtype)
-        velocity = guided_velocity(backbone, x, sigma, conditioning, base, guidance, free)
+        velocity = guided_velocity(backbone, x, sigma, conditioning, base, guidance, in_step(free, i))
         y = y + (below - sigma).to(y.dtype) * (velocity - coupling.velocities[:, i])
     return y.to(clean.dtype)

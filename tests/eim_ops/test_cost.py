@@ -18,6 +18,8 @@ TASKS = (EditTask("half", (SMILE,), 0.5), EditTask("one", (SMILE,), 1.0), EditTa
 METHODS = [
     *(Method(steps=2, draws=1, trajectory=kind) for kind in ("coupled", "euler", "fixed_point", "midpoint")),
     *(Method(steps=1, draws=1, guidance=along, free_guidance=free) for along, free in product((1, 2), (1, 2))),
+    *(Method(steps=3, draws=1, trajectory=kind, guidance=2) for kind in ("coupled", "midpoint")),
+    Method(steps=3, draws=1, free_guidance_share=1),
     Method(steps=1, image_half="none"),
     Method(steps=1, draws=2, image_half="dds"),
     Method(steps=1, draws=2, image_half="hsds", iterations=1),
@@ -35,7 +37,7 @@ def test_costs_are_what_the_rows_tell_and_the_model_counts(backbone: Sd3Backbone
     assert backbone.evaluations - before == 2 * price.encode + 4 * price.identify + 4 * price.decode
 
 
-@pytest.mark.parametrize(("guidance", "share"), [(1.5, 64 / 344), (1.0, 64 / 204)], ids=["true guidance", "embedded"])
+@pytest.mark.parametrize(("guidance", "share"), [(1.5, 64 / 274), (1.0, 64 / 204)], ids=["true guidance", "embedded"])
 def test_the_share_of_hsds_in_an_edit_at_four_strengths_is_as_documented(guidance: float, share: float) -> None:
     price = costs(Method(steps=28, image_half="hsds", free_guidance=guidance))
     whole = price.encode + price.identify + 4 * price.decode

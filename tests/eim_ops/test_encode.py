@@ -23,10 +23,10 @@ def test_fixed_point_comes_back_nearest_to_the_source_and_midpoint_stays_nearest
     assert off["midpoint"] < 0.5 * min(off["euler"], off["fixed_point"])
 
 
-@pytest.mark.parametrize(("free_guidance", "branches"), [(1.0, 1), (2.0, 2)])
+@pytest.mark.parametrize(("free_guidance", "share", "branches"), [(1.0, 1.0, 5), (2.0, 1.0, 10), (2.0, 0.5, 8)])
 @pytest.mark.parametrize(("kind", "per_step"), [("euler", 2), ("fixed_point", 3), ("midpoint", 3), ("coupled", 1)])
 def test_evaluations_of_each_trajectory_are_as_documented(
-    backbone: Sd3Backbone, kind: str, per_step: int, free_guidance: float, branches: int
+    backbone: Sd3Backbone, kind: str, per_step: int, free_guidance: float, share: float, branches: int
 ) -> None:
     before = backbone.evaluations
     joint = encode(
@@ -34,9 +34,9 @@ def test_evaluations_of_each_trajectory_are_as_documented(
         torch.zeros(2, 3, 64, 64),
         ["a portrait"] * 2,
         [0, 1],
-        Method(steps=5, trajectory=kind, free_guidance=free_guidance),  # type: ignore[arg-type]
+        Method(steps=5, trajectory=kind, free_guidance=free_guidance, free_guidance_share=share),  # type: ignore[arg-type]
     )
-    assert backbone.evaluations - before == 2 * 5 * per_step * branches
+    assert backbone.evaluations - before == 2 * per_step * branches
     assert isinstance(joint.trajectory, Coupling if kind == "coupled" else Inversion)
 
 

@@ -106,9 +106,9 @@ def test_strength_0_returns_the_source_and_small_strengths_tend_to_it_linearly(
 
 @pytest.mark.parametrize(
     ("kind", "guidance", "free_guidance", "cost"),
-    [("fixed_point", 1.0, 1.0, 4), ("coupled", 1.0, 1.0, 4), ("coupled", 3.0, 1.0, 8), ("coupled", 3.0, 2.0, 12)],
+    [("fixed_point", 1.0, 1.0, 4), ("coupled", 1.0, 1.0, 4), ("coupled", 3.0, 1.0, 8), ("coupled", 3.0, 2.0, 10)],
 )
-def test_a_decode_costs_its_steps_and_as_much_for_each_guidance(
+def test_a_decode_costs_its_steps_as_much_for_guidance_and_one_for_each_step_with_free_guidance(
     backbone: Sd3Backbone, kind: TrajectoryKind, guidance: float, free_guidance: float, cost: int
 ) -> None:
     joint, direction = tiny_joint(backbone, kind, free_guidance)
@@ -126,7 +126,7 @@ def test_equal_prompts_give_a_zero_direction(backbone: Sd3Backbone) -> None:
 
 def test_an_edit_by_text_alone_with_free_guidance_is_flowedit_at_equal_guidances(backbone: Sd3Backbone) -> None:
     images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    method = Method(steps=4, sigma_max=1.0, trajectory="coupled", free_guidance=2.0)
+    method = Method(steps=4, sigma_max=1.0, trajectory="coupled", free_guidance=2.0, free_guidance_share=1.0)
     joint = encode(backbone, images, ["a portrait with deep frown"] * 2, [1, 2], method)
     target, empty = (backbone.encode_text([text] * 2) for text in ("a portrait with broad smile", ""))
     direction = Direction(torch.zeros_like(joint.clean), text_direction(joint.conditioning, target))
@@ -134,3 +134,25 @@ def test_an_edit_by_text_alone_with_free_guidance_is_flowedit_at_equal_guidances
     expected = flowedit(backbone, joint.clean, joint.conditioning, target, empty, [1, 2], settings)
     edited = manipulate(backbone, joint, direction, torch.ones(2))
     assert (edited - expected).norm() < 1e-3 * (edited - joint.clean).norm()
+
+
+@pytest.mark.parametrize("kind", TRAJECTORIES)
+def test_free_guidance_takes_part_in_the_noisiest_steps_alone(
+    backbone: Sd3Backbone, kind: TrajectoryKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty, guided, velocity = backbone.encode_text([""]), list[float](), backbone.velocity
+
+    def noting(x: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        if torch.equal(conditioning.tokens[:1], empty.tokens):
+            guided.append(float(sigma))
+        return velocity(x, sigma, conditioning)
+
+    monkeypatch.setattr(backbone, "velocity", noting)
+    joint, direction = tiny_joint(backbone, kind, free_guidance=2.0)
+    in_encoding, lowest = [*guided], float(joint.sigmas[2])
+    guided.clear()
+    manipulate(backbone, joint, direction, torch.ones(2))
+    assert guided == joint.sigmas[:2].tolist()
+    assert len(in_encoding) == 2 * {"euler": 2, "coupled": 1}.get(kind, 3)
+    assert min(in_encoding) >= lowest, "a step's own levels"
+    assert kind == "midpoint" or set(in_encoding) == set(guided)

@@ -51,7 +51,7 @@ def test_parity_with_the_familys_own_pipeline(
     expected = pipelines_image(backbone.pipeline, noisy, size, 4, guidance)
     free = None
     if backbone.guidance_kind == "true" and guidance != 1:
-        free = FreeGuidance(backbone.encode_text([""] * len(PROMPTS)), guidance)
+        free = FreeGuidance(backbone.encode_text([""] * len(PROMPTS)), guidance, steps=4)
     monkeypatch.setattr(backbone, "_embedded_guidance", guidance)
     conditioning, sigmas = backbone.encode_text(PROMPTS), backbone.grid(4, noisy.shape[-2:])
     ours = (backbone.decode(sample(backbone, noisy, conditioning, sigmas, free=free)) + 1) / 2
