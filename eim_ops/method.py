@@ -32,7 +32,7 @@ class Method:
         Source: Kynkaanniemi et al. 2024, guidance in a limited interval.
     """
 
-    steps: int = 10
+    steps: int = 7
     sigma_max: float = 0.95
     trajectory: TrajectoryKind = "coupled"
     image_half: ImageHalf = "dds"

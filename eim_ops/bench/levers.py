@@ -11,8 +11,9 @@ from eim_ops.method import Method
 _LEVERS: dict[str, tuple[Any, ...]] = {
     "guidance": (1.0, 1.25, 1.5, 2.0, 3.0),
     "free_guidance": (1.0, 1.25, 1.5, 2.0),
+    "free_guidance_share": (0.25, 0.5, 0.75, 1.0),
     "sigma_max": (0.8, 0.9, 0.95, 1.0),
-    "steps": (6, 8, 10, 14, 20, 28),
+    "steps": (5, 7, 10, 14, 20, 28),
     "trajectory": ("fixed_point", "midpoint", "euler", "coupled"),
     "image_half": ("none", "dds", "hsds"),
     "image_scale": (0.5, 2.0, 3.0),
