@@ -91,7 +91,7 @@ def test_a_split_placement_has_a_pool_for_each_stage_and_fits(gpus: int) -> None
 
 def test_a_split_placement_gives_gpus_by_the_work_of_the_stages() -> None:
     made = plan(64, 16, placement="split", edits_per_image=16)
-    # 20 evaluations of an image to encode, 8 to identify its one target, 480 to edit.
+    # 11 evaluations of an image to encode, 8 to identify its one target, 176 to edit.
     assert {name: pool.size for name, pool in made.pools.items()} == {
         "caption": 4,
         "encode": 1,
