@@ -14,7 +14,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy eim_ops pipeline jobs
+	$(BIN)/mypy eim_ops pipeline jobs benchmarks tests
 	$(BIN)/pytest
 
 # Kills, a failing store, a failing device: every scenario, one to two hours; then out/faults/faults.json.

@@ -1,6 +1,7 @@
 """What a sweep saves: five attributes at six strengths in one run, against a run for each of the thirty edits."""
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.figure import Figure, Figures
 from benchmarks.runs import Run, edits, faces, run_pipeline
@@ -43,7 +44,7 @@ def measure(folder: Path, sizes: Sizes) -> Figures:
     }  # fmt: skip
 
 
-def single_edits(count: int) -> list[list[dict[str, object]]]:
+def single_edits(count: int) -> list[list[dict[str, Any]]]:
     """Edit lists of one edit: attributes in turn, strengths in turn, so that 30 are all there are."""
     targets = edits(_ATTRIBUTES, _STRENGTHS)
     return [[{**targets[n % _ATTRIBUTES], "strengths": [_SPREAD[n % len(_SPREAD)]]}] for n in range(count)]

@@ -93,7 +93,7 @@ def start(workers: int = 0, settings: Mapping[str, str] | None = None) -> Iterat
 @contextlib.contextmanager
 def _node(options: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`ray start` with these options until the block ends; no process of it is left."""
-    command = [_RAY, "start", "--block", f"--node-ip-address={_HOST}", *_PORTS, *options]
+    command: list[str | Path] = [_RAY, "start", "--block", f"--node-ip-address={_HOST}", *_PORTS, *options]
     with open(log, "w") as file:
         node = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
     try:

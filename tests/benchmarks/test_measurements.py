@@ -30,7 +30,7 @@ def test_a_quality_that_is_lower_is_told_with_by_how_much() -> None:
 def test_single_edits_are_spread_and_all_thirty_are_different() -> None:
     few = [edit for (edit,) in single_edits(4)]
     assert len({edit["attribute"] for edit in few}) == 4
-    strengths = [strength for edit in few for strength in edit["strengths"]]  # type: ignore[attr-defined]
+    strengths = [strength for edit in few for strength in edit["strengths"]]
     assert (min(strengths), max(strengths), len(set(strengths))) == (-1.0, 1.5, 4)
-    every = {(edit["attribute"], tuple(edit["strengths"])) for (edit,) in single_edits(30)}  # type: ignore[arg-type]
+    every = {(edit["attribute"], tuple(edit["strengths"])) for (edit,) in single_edits(30)}
     assert len(every) == 30

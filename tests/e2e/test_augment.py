@@ -27,7 +27,7 @@ def eim(*arguments: str) -> str:
     """The output of a command that ends well."""
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment = {**kept, "PYTHONPATH": str(REPOSITORY)}
-    command = [BIN / "eim", *arguments]
+    command: list[str | Path] = [BIN / "eim", *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -38,7 +38,7 @@ def recipe_of(root: str, **changes: Any) -> dict[str, Any]:
     return {**neutral, "edits": EDITS, "batch": 4, **changes}
 
 
-def run(root: str, *, revision: str = "fake-1", options: dict[str, bool] | None = None, **changes: Any) -> Summary:
+def run(root: str, *, revision: str = "fake-1", options: dict[str, Any] | None = None, **changes: Any) -> Summary:
     recipe = parse_recipe(recipe_of(root, **changes))
     return run_edit(recipe, fake_operations(revision=revision), **(options or {}))
 

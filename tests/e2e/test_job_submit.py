@@ -113,7 +113,7 @@ def test_ctrl_c_leaves_the_job_and_the_same_command_follows_it(server: JobServer
     client, recipe = connect(server.address), recipe_in(tmp_path)
     running = submission_of(recipe, "echo at work; exec sleep 1200")
     send(client, running)
-    line = [sys.executable, "-m", "jobs.submit", recipe, "--address", server.address]
+    line: list[str | Path] = [sys.executable, "-m", "jobs.submit", recipe, "--address", server.address]
 
     def submit() -> subprocess.Popen[str]:
         follower = subprocess.Popen(

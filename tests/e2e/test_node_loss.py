@@ -5,6 +5,7 @@ import time
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import psutil
 import pytest
@@ -60,7 +61,7 @@ def test_a_sweep_survives_the_node_that_works_on_its_rows(s3: S3Server, tmp_path
     assert f"asked {_ASKED} | edits {_ASKED} | failures 0 | missing 0" in checked.output
 
 
-def _node_at_work(server: JobServer, output: Store, job: Future[object]) -> int:
+def _node_at_work(server: JobServer, output: Store, job: Future[CompletedProcess[str]]) -> int:
     """The worker node whose editing actor has rows under its hands, once the first rows are stored. Raises
     AssertionError where the job ends before."""
     deadline = time.monotonic() + _PATIENCE

@@ -55,10 +55,15 @@ class NotingEditor(FakeEditor):
     folder: str = ""
 
     def __call__(
-        self, images: Sequence[np.ndarray], prompts: Any, tasks: Sequence[Sequence[EditTask]], *others: Any
+        self,
+        images: Sequence[np.ndarray],
+        source_prompts: Sequence[str],
+        tasks: Sequence[Sequence[EditTask]],
+        *others: Any,
+        **named: Any,
     ) -> Iterator[EditedImage]:
         note(self.folder, ["edit", len(images), sum(map(len, tasks))])
-        yield from super().__call__(images, prompts, tasks, *others)
+        yield from super().__call__(images, source_prompts, tasks, *others, **named)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from eim_ops.edit import edit_images, full_batches, to_images, to_pixels
 from eim_ops.faces.face import sample_face
 from eim_ops.faces.render import render
 from eim_ops.identify import hsds
-from eim_ops.method import Method
+from eim_ops.method import ImageHalf, Method
 from eim_ops.task import EditedImage, EditTask
 
 METHOD = Method(steps=3, draws=2)
@@ -140,7 +140,7 @@ def test_a_latent_that_is_not_finite_is_flagged(backbone: Sd3Backbone, monkeypat
 
 @pytest.mark.parametrize("image_half", ["dds", "hsds"])
 def test_a_strength_that_overflows_is_flagged_and_its_neighbours_keep_their_pixels(
-    backbone: Sd3Backbone, image_half: str
+    backbone: Sd3Backbone, image_half: ImageHalf
 ) -> None:
     method = replace(METHOD, image_half=image_half)
     wild = EditTask("wild", (SMILE,), 1e38)

@@ -35,7 +35,7 @@ def test_an_edits_pixels_do_not_depend_on_the_other_strengths_asked(
         return velocity(latents, *arguments)
 
     monkeypatch.setattr(backbone, "velocity", counted)
-    given = dict(source_prompt=SOURCE, target_prompt=TARGET, method=method, batch=3)
+    given: dict[str, Any] = dict(source_prompt=SOURCE, target_prompt=TARGET, method=method, batch=3)
     alone = edit_image(models, FACE, "", [0.5], **given)
     among = edit_image(models, FACE, "", [-1, 2, 1.5, 0.5, 1], **given)
     assert alone[0].tobytes() == among[3].tobytes()
@@ -61,7 +61,7 @@ def test_models_load_in_the_asked_dtype() -> None:
 
 def test_an_image_can_be_edited_at_another_size_than_the_models_own(backbone: Sd3Backbone) -> None:
     models, method = Models(backbone, None), Method(steps=2, draws=1)
-    prompts = {"source_prompt": SOURCE, "target_prompt": TARGET}
+    prompts: dict[str, Any] = {"source_prompt": SOURCE, "target_prompt": TARGET}
     (image,) = edit_image(models, FACE, "", [1], **prompts, method=method, size=(64, 40))
     assert image.size == (64, 40)
 

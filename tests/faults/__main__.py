@@ -22,7 +22,7 @@ from rich.console import Console
 
 from tests import s3_server
 from tests.faults import compactions, device_scenarios, partition, store_scenarios
-from tests.faults.cluster import nodes
+from tests.faults.cluster import Nodes, nodes
 from tests.faults.kills import WINDOWS, kill_in_window, kill_retrying, soak
 from tests.faults.late import late_writers
 from tests.faults.outcome import NotPossible, Outcome
@@ -74,19 +74,25 @@ def _all_scenarios(out: Path, kills: int, seed: int, stack: contextlib.ExitStack
     """Every scenario; stores and clusters are started when the first that needs them runs."""
     server = cache(lambda: stack.enter_context(_store()))
     cluster = cache(lambda: stack.enter_context(nodes()))
+
+    def on_store(run: Callable[[Path, s3_server.S3Server], Outcome]) -> Callable[[Path], Outcome]:
+        return lambda folder: run(folder, server())
+
+    def on_cluster(run: Callable[[Path, Nodes], Outcome]) -> Callable[[Path], Outcome]:
+        return lambda folder: run(folder, cluster())
+
     yield "late writers", late_writers
     yield from device_scenarios.SCENARIOS
     for name, run in store_scenarios.SCENARIOS:
-        yield name, lambda folder, run=run: run(folder, server())
+        yield name, on_store(run)
     yield "ray job stop", ray_job_stop
     yield "a partition that the health check bears", partition.short_partition
     yield "a partition that outlasts the health check", partition.long_partition
     yield from compactions.SCENARIOS
     for window in WINDOWS:
         for target in window.targets:
-            kill = partial(kill_in_window, window, target)
-            yield f"{target} killed {window.name}", lambda folder, kill=kill: kill(folder, cluster())
-    yield "a kill under --retry-failed", lambda folder: kill_retrying(folder, cluster())
+            yield f"{target} killed {window.name}", on_cluster(partial(kill_in_window, window, target))
+    yield "a kill under --retry-failed", on_cluster(kill_retrying)
     yield _SOAK, lambda _: soak(out / "soak", cluster(), kills, seed)
 
 

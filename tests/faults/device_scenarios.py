@@ -128,7 +128,11 @@ def _real(folder: Path, model: str, strengths: list[float]) -> None:
     rows = [{"uri": str(folder / "in" / f"{index:03d}.png"), **prompts} for index in range(2)]
     edits = [{"attribute": "smile", "target": "broad smile", "strengths": strengths}]
     method = {"steps": 2, "draws": 1}
-    given = {"input": {"manifest": str(folder / "rows.jsonl")}, "captioner": "manifest", "method": method}
+    given: dict[str, Any] = {
+        "input": {"manifest": str(folder / "rows.jsonl")},
+        "captioner": "manifest",
+        "method": method,
+    }
     _prepare(folder, images=2, model=model, edits=edits, **given)
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -26,7 +27,7 @@ from tests.faults.outcome import Outcome, outcome
 from tests.faults.tripwire import Target, Tripwire, environment, fired
 from tests.views import view_at
 
-EDITS = [
+EDITS: list[dict[str, Any]] = [
     {"attribute": "smile", "target": "broad smile", "strengths": [-1, 1]},
     {"attribute": ["smile", "hat"], "target": ["broad smile", "cap"], "strengths": [0.5]},
 ]

@@ -201,7 +201,7 @@ def _await(hosts: _Hosts, host: str, alive: bool) -> None:
 
 def _watch(host: str, alive: bool) -> None:
     """Run on the near side: ask the head until it says so."""
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
     deadline = time.monotonic() + _PATIENCE

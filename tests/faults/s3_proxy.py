@@ -129,7 +129,7 @@ class S3Proxy:
         return ElementTree.tostring(root, xml_declaration=True, encoding="UTF-8")
 
 
-def _named(request: web.Request) -> tuple[str, str]:
+def _named(request: web.BaseRequest) -> tuple[str, str]:
     """The operation, and what it is about."""
     path = urllib.parse.unquote(request.raw_path.partition("?")[0]).lstrip("/")
     if request.method == "GET" and "/" not in path.rstrip("/"):
@@ -137,14 +137,14 @@ def _named(request: web.Request) -> tuple[str, str]:
     return request.method, path
 
 
-def _error(request: web.Request, fault: str) -> web.Response:
+def _error(request: web.BaseRequest, fault: str) -> web.Response:
     status, code = _ERRORS[fault]
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected {code}</Message></Error>"
     # Answers to HEAD have no body, so that nothing names the error.
     return web.Response(status=status, body=None if request.method == "HEAD" else body, content_type="application/xml")
 
 
-async def _break_off(request: web.Request, answer: web.Response, fault: str) -> web.StreamResponse:
+async def _break_off(request: web.BaseRequest, answer: web.Response, fault: str) -> web.StreamResponse:
     """Announce the whole body, send half of it, and close (truncate) or reset the connection."""
     body = answer.body if isinstance(answer.body, bytes) else b""
     broken = web.StreamResponse(status=answer.status, headers={**answer.headers, "Content-Length": str(len(body) or 1)})
@@ -162,7 +162,7 @@ async def _break_off(request: web.Request, answer: web.Response, fault: str) -> 
     return broken
 
 
-async def _answer(proxy: S3Proxy, session: aiohttp.ClientSession, request: web.Request) -> web.StreamResponse:
+async def _answer(proxy: S3Proxy, session: aiohttp.ClientSession, request: web.BaseRequest) -> web.StreamResponse:
     operation, key = _named(request)
     rule = proxy.strike(operation, key)
     if rule is not None and rule.fault == "stall":

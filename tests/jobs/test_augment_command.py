@@ -16,7 +16,7 @@ from pipeline.recipe import load_recipe
 from tests.fakes import fake_operations
 from tests.pipeline.builders import make_recipe, start_job
 
-BUDGET = {"augment": {"budget": {"edits": 9}}}
+BUDGET: dict[str, Any] = {"augment": {"budget": {"edits": 9}}}
 
 
 def shown(**changes: Any) -> str:

@@ -34,9 +34,14 @@ def test_a_quick_run_has_every_peer_and_leaves_a_full_runs_reports_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Any, ...]] = []
+
+    def noted(*given: Any) -> dict[str, Any]:
+        asked.append(given)
+        return {}
+
     monkeypatch.setattr(evaluate, "_connect", lambda _: 1)
     monkeypatch.setattr(evaluate, "_show", lambda *_: None)
-    monkeypatch.setattr(reports, "run_report", lambda *given: asked.append(given) or {})
+    monkeypatch.setattr(reports, "run_report", noted)
     monkeypatch.setattr(reports, "write_summary", lambda *_: None)
     result = CliRunner().invoke(app, ["evaluate", "bench", "--out", str(tmp_path), "--quick"])
     assert result.exit_code == 0, result.output

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
@@ -18,7 +19,7 @@ def recipe_in(folder: Path) -> str:
     return str(folder / "r.yaml")
 
 
-def test_a_plan_is_told_without_weights_and_nothing_is_written(tmp_path: Path, monkeypatch) -> None:
+def test_a_plan_is_told_without_weights_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from eim_ops import load
 
     monkeypatch.setattr(load, "load_backbone", None)  # no weights are loaded

@@ -1,9 +1,11 @@
 import json
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,13 +83,13 @@ def test_columns_hold_what_is_asked_row_by_row(values: list, edits: list) -> Non
     ]
 
 
-def naive_asked(table: pa.Table, specs: tuple[EditSpec, ...]):
+def naive_asked(table: pa.Table, specs: tuple[EditSpec, ...]) -> list[tuple[int, list[AskedEdit]]]:
     numbered = [{**row, "index": index} for index, row in enumerate(table.to_pylist())]
     return [(row["index"], its) for row, its in asked_by_row(numbered, specs)]
 
 
 @given(rows, lists_of_edits, st.randoms(use_true_random=False))
-def test_the_workload_is_what_the_editor_counts(values: list, edits: list, chance) -> None:
+def test_the_workload_is_what_the_editor_counts(values: list, edits: list, chance: random.Random) -> None:
     """An image is encoded once a row, identified once for each different prompt, decoded for each edit."""
     table, specs = manifest_rows(values), specs_of(edits)
     asked = asked_keys(table, specs)
@@ -106,12 +108,17 @@ def test_the_workload_is_what_the_editor_counts(values: list, edits: list, chanc
     assert asked.workload(left) == Workload(len({row for row, _ in chosen}), len(pairs), len(chosen))
 
 
-def test_edits_of_plain_rows_are_hashed_once_whatever_their_number(monkeypatch) -> None:
+def test_edits_of_plain_rows_are_hashed_once_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline import asked as module
 
     calls: list[object] = []
     real = module.edit_id
-    monkeypatch.setattr(module, "edit_id", lambda *arguments: calls.append(arguments) or real(*arguments))
+
+    def counted(*arguments: Any) -> str:
+        calls.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "edit_id", counted)
     table = manifest_rows([{"sample_id": f"{index:04d}", "uri": "u", "version": "v"} for index in range(500)])
     assert len(asked_keys(table, make_recipe().edits).row) == 500
     assert len(calls) == len(make_recipe().edits[0].strengths)

@@ -16,7 +16,7 @@ from pipeline import compact as compact_module
 from pipeline import disk, processes, storage
 from pipeline.compact import Compaction, compact_output
 from pipeline.identity import bucket_of, image_key, part_key, sha256_bytes
-from pipeline.ledger import Ledger, open_run, read_raw
+from pipeline.ledger import Ledger, Raw, open_run, read_raw
 from pipeline.runs import OutputError
 from pipeline.schema import EDITS, SCHEMA_VERSION, table_of
 from pipeline.storage import Store, open_store, read
@@ -343,7 +343,8 @@ def test_parts_that_another_compaction_merges_while_they_are_listed_are_not_miss
 def test_an_old_image_whose_row_comes_while_parts_are_merged_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, reads = start_job(str(tmp_path), 1), []
+    job = start_job(str(tmp_path), 1)
+    reads: list[Raw] = []
     job.write(job.samples)
     (part,) = job.store.keys("edits")
     row = job.store.read(part)

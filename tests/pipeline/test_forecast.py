@@ -108,6 +108,7 @@ def test_calibration_measures_and_leaves_nothing(model: Sd3Backbone, tmp_path: P
     assert told.rates.source == "calibrated here on 5 images"
     assert 0 < told.rates.evaluation.low <= told.rates.evaluation.high
     assert told.storage.image_bytes is not None
+    assert told.storage.raw_bytes is not None
     assert 14 * 1000 < told.storage.image_bytes.middle < told.storage.raw_bytes
     assert not (tmp_path / "out").exists()
 

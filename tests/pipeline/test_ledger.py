@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ledger import FingerprintError, Ledger, _view, open_run
+from pipeline.ledger import FingerprintError, Ledger, View, _view, open_run
 from pipeline.manifest import prepare_manifest
 from pipeline.recipe import Input
 from pipeline.schema import EDITS, FAILURES, table_of
@@ -27,7 +27,7 @@ def put(store: Store, kind: str, rows: list[dict], schema: pa.Schema, name: str 
 
 @given(raw_edits, raw_failures, st.integers())
 def test_the_view_has_one_row_for_each_key_whatever_the_order(edits: list, failures: list, seed: int) -> None:
-    def view_of(edits: list, failures: list):
+    def view_of(edits: list, failures: list) -> View:
         return _view(table_of(edits, EDITS), table_of(failures, FAILURES))
 
     view = view_of(edits, failures)

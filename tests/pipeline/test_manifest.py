@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,14 @@ def as_parquet(rows: list[dict]) -> bytes:
 
 
 @pytest.mark.parametrize(("suffix", "write"), [("jsonl", as_jsonl), ("csv", as_csv), ("parquet", as_parquet)])
-def test_a_users_manifest_brings_prompts_and_edits(root: str, suffix: str, write) -> None:
+def test_a_users_manifest_brings_prompts_and_edits(
+    root: str, suffix: str, write: Callable[[list[dict]], bytes]
+) -> None:
     store = open_store(f"{root}/in")
     store.write("a.png", b"a")
     store.write("b.png", b"b")
     edits = [{"attribute": "hat", "target": "cap", "strengths": [0.5, 2.0]}]
-    given = [
+    given: list[dict] = [
         {"uri": "a.png", "source_prompt": "a face", "target_prompts": {"smile": "a smiling face"}, "edits": None},
         {"uri": store.uri("b.png"), "source_prompt": None, "target_prompts": None, "edits": edits},
     ]

@@ -1,10 +1,10 @@
 import pytest
 
-from pipeline.placement import Cluster, PlacementError, _packs, caption_rows, plan_placement
+from pipeline.placement import Cluster, PlacementError, Plan, _packs, caption_rows, plan_placement
 from tests.pipeline.builders import make_recipe
 
 
-def plan(cpus: float, gpus: float = 0, images: int = 1000, edits_per_image: int = 16, **recipe: object):
+def plan(cpus: float, gpus: float = 0, images: int = 1000, edits_per_image: int = 16, **recipe: object) -> Plan:
     return plan_placement(make_recipe(**recipe), Cluster(cpus, gpus), images, edits_per_image)
 
 
@@ -185,6 +185,7 @@ def test_captioning_takes_only_what_the_other_pools_leave() -> None:
     half = {"num_gpus": 0.5}
     pools = {"caption": half, "encode": half, "identify": {"num_gpus": 1}, "edit": {"size": 2, "num_gpus": 1}}
     its = plan(8, 4, images=100, edits_per_image=1, placement="split", pools=pools)
+    assert its.encode is not None and its.identify is not None
     assert (its.caption.size, its.encode.size, its.identify.size, its.edit.size) == (1, 1, 1, 2)
 
 

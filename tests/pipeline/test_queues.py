@@ -44,12 +44,12 @@ class CountingCaptioner(FakeCaptioner):
 class CountingEditor(FakeEditor):
     folder: Path = Path()
 
-    def __call__(self, images: Sequence[Any], *arguments: Any) -> Iterator[EditedImage]:
+    def __call__(self, images: Sequence[Any], *others: Any, **named: Any) -> Iterator[EditedImage]:
         note(self.folder / "edited", len(images))
         most = self.folder / "most"
         waiting = noted(self.folder / "captioned") - noted(self.folder / "edited")
         most.write_text(str(max(waiting, int(most.read_text()) if most.exists() else 0)))
-        yield from super().__call__(images, *arguments)
+        yield from super().__call__(images, *others, **named)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -43,8 +44,13 @@ def test_a_job_exports_what_it_did(
     tmp_path: Path, png: PngMaker, ray_two_cpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, start = [], Progress.start
+
+    def started(*arguments: Any) -> Progress:
+        kept.append(start(*arguments))
+        return kept[-1]
+
     # The counter dies with its last handle: a run of seconds would end before Ray exports its gauges.
-    monkeypatch.setattr(Progress, "start", lambda *arguments: kept.append(start(*arguments)) or kept[-1])
+    monkeypatch.setattr(Progress, "start", started)
     (tmp_path / "in").mkdir()
     for index in range(4):
         (tmp_path / "in" / f"{index}.png").write_bytes(png(index))

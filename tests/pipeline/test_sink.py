@@ -51,7 +51,7 @@ def write(
 
 def test_every_asked_edit_gets_its_row_and_every_row_its_image(root: str) -> None:
     store = open_store(root)
-    error = {"error_stage": "edit", "error_type": "NotFinite", "error_message": "nan", "image": None}
+    error: Row = {"error_stage": "edit", "error_type": "NotFinite", "error_message": "nan", "image": None}
     rows = [
         work_row(asked("a"), asked("b"), sample_id="aa1", results=[result("a", 1), result("b", **error)]),
         work_row(asked("a"), sample_id="aa2", results=[]),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.actors import CaptionStage, EditStage
+from pipeline.asked import AskedEdit
 from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
 from pipeline.model_loading import ModelError
@@ -26,7 +27,7 @@ POOL = PoolPlan(1, 1.0, 0.0, 1, "cpu")
 SPLIT: tuple[type[ModelStage], ...] = (EncodeStage, IdentifyStage, ManipulateStage)
 
 
-def loaded(shade: int, *edits: object, **changes: object) -> Row:
+def loaded(shade: int, *edits: AskedEdit, **changes: object) -> Row:
     image = encode_png(np.full((32, 32, 3), shade, np.uint8))
     return work_row(*edits, image=image, source_sha256="s", seed=shade, **{"sample_id": f"{shade:02x}", **changes})
 

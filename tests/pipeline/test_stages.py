@@ -154,9 +154,9 @@ def edit_tallied(rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
     calls = []
 
     class Tallying(FakeEditor):
-        def __call__(self, images: Sequence[np.ndarray], *others: Any) -> Iterator[EditedImage]:
+        def __call__(self, images: Sequence[np.ndarray], *others: Any, **named: Any) -> Iterator[EditedImage]:
             calls.append(len(images))
-            yield from super().__call__(images, *others)
+            yield from super().__call__(images, *others, **named)
 
     operations = replace(fake_operations(), make_editor=lambda recipe, device: Tallying())
     stage = EditStage(operations, make_recipe(batch=16), POOL, SILENT, UNMARKED)

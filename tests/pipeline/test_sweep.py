@@ -18,11 +18,11 @@ SMALL: dict[str, Any] = {"attributes": {"smile": ["broad", "frown"], "hair": ["r
 def sweeps(draw: st.DrawFn) -> Sweep:
     """Up to four attributes of up to three targets, grids and combinations of them in any order."""
     counts = draw(st.lists(st.integers(1, 3), min_size=2, max_size=4))
-    attributes = {f"a{i}": [f"t{i}{j}" for j in range(count)] for i, count in enumerate(counts)}
-    some = st.lists(st.sampled_from(sorted(attributes)), min_size=2, unique=True)
+    attributes = {f"a{i}": tuple(f"t{i}{j}" for j in range(count)) for i, count in enumerate(counts)}
+    some = st.lists(st.sampled_from(sorted(attributes)), min_size=2, unique=True).map(tuple)
     pairs = some.map(lambda names: {name: draw(st.sampled_from(attributes[name])) for name in names})
-    strengths = draw(st.lists(st.integers(-3, 3), min_size=1, unique=True))
-    grids, combinations = draw(st.lists(some, max_size=3)), draw(st.lists(pairs, max_size=3))
+    strengths = tuple(draw(st.lists(st.integers(-3, 3), min_size=1, unique=True)))
+    grids, combinations = tuple(draw(st.lists(some, max_size=3))), tuple(draw(st.lists(pairs, max_size=3)))
     return Sweep(attributes=attributes, strengths=strengths, grids=grids, combinations=combinations)
 
 

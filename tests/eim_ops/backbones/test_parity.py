@@ -1,5 +1,6 @@
 """Every family against its own pipeline: the same image from the same latents, by our conditioning and Euler steps."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -160,8 +161,8 @@ def test_a_saved_pipeline_loads_as_the_same_backbone(family: str, tmp_path_facto
     loaded = load_backbone(str(folder), device="cpu")
     assert type(loaded) is type(backbone) and loaded.guidance_kind == backbone.guidance_kind
     x, sigma = latents_of(backbone, (32, 32)), torch.tensor(0.7)
-    velocities = [one.velocity(x, sigma, one.encode_text(PROMPTS)) for one in (backbone, loaded)]
-    assert torch.allclose(*velocities, atol=1e-5) and torch.equal(backbone.grid(5, (8, 8)), loaded.grid(5, (8, 8)))
+    before, after = (one.velocity(x, sigma, one.encode_text(PROMPTS)) for one in (backbone, loaded))
+    assert torch.allclose(before, after, atol=1e-5) and torch.equal(backbone.grid(5, (8, 8)), loaded.grid(5, (8, 8)))
 
 
 @pytest.mark.parametrize("family", PIPELINES)
@@ -201,7 +202,8 @@ def test_a_family_attends_as_its_adapter_says(family: str, monkeypatch: pytest.M
     backbone = FAMILIES[type(pipe).__name__](pipe, family, "0")
     masks: list[torch.Tensor | None] = []
     through_diffusers = 0
-    attend, dispatched = torch.nn.functional.scaled_dot_product_attention, _AttentionBackendRegistry._backends["native"]
+    attend: Callable[..., torch.Tensor] = torch.nn.functional.scaled_dot_product_attention
+    dispatched = _AttentionBackendRegistry._backends["native"]
 
     def watched(*args: Any, attn_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         masks.append(attn_mask)

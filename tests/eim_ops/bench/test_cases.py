@@ -40,6 +40,11 @@ class EchoCaptioner:
     def rewrite(self, prompts: Sequence[str], requests: Sequence[str]) -> list[str]:
         return [f"{prompt}, {request}" for prompt, request in zip(prompts, requests, strict=True)]
 
+    def rewrite_again(
+        self, prompts: Sequence[str], requests: Sequence[str], answers: Sequence[str], problems: Sequence[str]
+    ) -> list[str]:
+        return list(answers)
+
 
 def test_captions_come_from_the_captioner_and_all_else_stays() -> None:
     written = captioned(CASES[:2], EchoCaptioner())

@@ -196,8 +196,13 @@ def saved(made: VlmCaptioner, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(made.processor.chat_template)
     family_class = type(made.processor)
     named = family_class.__mro__[1] if family in WITH_VIDEO else family_class
-    kept = ("image_seq_len", "image_seq_length", "patch_size", "num_additional_image_tokens")
-    kept += ("vision_feature_select_strategy",)
+    kept = (
+        "image_seq_len",
+        "image_seq_length",
+        "patch_size",
+        "num_additional_image_tokens",
+        "vision_feature_select_strategy",
+    )
     settings = {name: value for name in kept if (value := getattr(made.processor, name, None)) is not None}
     settings["processor_class"] = named.__name__
     (folder / "processor_config.json").write_text(json.dumps(settings))

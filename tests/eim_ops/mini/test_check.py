@@ -1,3 +1,5 @@
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -33,16 +35,16 @@ def test_all_figures_are_measured_with_mini_dit_on_the_cpu_whatever_else_the_mac
     assert set(figures["dit_accuracy"]) == set(figures["judge"])
 
 
-def rendered(faces: list[Face], shift: int) -> dict[str, np.ndarray]:
-    return {caption(face): render(faces[(i + shift) % len(faces)]) for i, face in enumerate(faces)}
+def generator(faces: list[Face], shift: int) -> Callable[[Sequence[str]], np.ndarray]:
+    drawn = {caption(face): render(faces[(i + shift) % len(faces)]) for i, face in enumerate(faces)}
+    return lambda prompts: np.stack([drawn[prompt] for prompt in prompts])
 
 
 def test_a_perfect_generator_is_judged_right_and_one_of_other_faces_is_not(judge: Judge) -> None:
     faces = draw_faces(3, 48)
     scores = []
     for shift in (0, 1):
-        drawn = rendered(faces, shift)
-        by_attribute = measure_dit(lambda prompts, drawn=drawn: np.stack([drawn[p] for p in prompts]), judge, faces)
+        by_attribute = measure_dit(generator(faces, shift), judge, faces)
         scores.append(np.mean(list(by_attribute.values())))
     assert scores[0] > 0.97
     assert scores[1] < 0.6

@@ -22,7 +22,8 @@ def draw(rng: np.random.Generator) -> Batch:
 def fit(work: Path, steps: int = 30, stop_before: int | None = None) -> tuple[torch.nn.Linear, list[float]]:
     """A line fitted to noisy sums, and the losses of this run's steps."""
     torch.manual_seed(0)
-    model, losses = torch.nn.Linear(3, 1), []
+    model = torch.nn.Linear(3, 1)
+    losses: list[float] = []
 
     def loss(batch: Batch, noise: torch.Generator) -> Tensor:
         if len(losses) == stop_before:

@@ -48,7 +48,8 @@ class Done:
 def done(ray_two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> Done:
     store = open_store(str(tmp_path_factory.mktemp("bench")))
     report(store, CONTENDERS[:3])
-    before, after, streamed = {key: store.read(key) for key in store.keys("rows")}, [], run._streamed
+    before, streamed = {key: store.read(key) for key in store.keys("rows")}, run._streamed
+    after: list[str] = []
 
     def noted(stage: type, its_store: Store, work: Sequence[Any], *rest: Any) -> Any:
         after.extend(unit.contender.name for unit in work)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 from eim_ops.bench.contenders import CEILING, ours
 from eim_ops.method import Method
@@ -22,7 +23,8 @@ def test_a_unit_is_named_by_all_that_its_rows_depend_on() -> None:
     for report in set(REPORTS) - {HEADLINE.name}:
         assert not keys() & keys(report=report)
     for field in ("backbone_revision", "captioner_revision", "judge_revision"):
-        assert not keys() & keys(models=replace(MODELS, **{field: "other"}))
+        changed: dict[str, Any] = {field: "other"}
+        assert not keys() & keys(models=replace(MODELS, **changed))
     assert len(keys() & keys(method=Method(steps=3))) == 1, "the ceiling's rows don't depend on our method"
 
 
