@@ -10,7 +10,9 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -109,13 +111,14 @@ def _s3_stage(folder: Path, server: s3_server.S3Server | None = None) -> Iterato
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _clean_view(folder: Path) -> Mapping[tuple[str, str], tuple[str, str]]:
-    """The view of the same job on a disk, where nothing fails."""
-    (folder / "clean").mkdir()
-    stage = Stage(str(folder / "clean"), folder)
-    _fill(stage.root)
-    stage.run()
-    return view_of(stage.output)
+@cache
+def _clean_view() -> Mapping[tuple[str, str], tuple[str, str]]:
+    """The view of the same job on a disk, where nothing fails; it does not depend on the place."""
+    with TemporaryDirectory(prefix="eim-clean-") as folder:
+        stage = Stage(folder, Path(folder))
+        _fill(stage.root)
+        stage.run()
+        return view_of(stage.output)
 
 
 def _struck(proxy: S3Proxy, *faults: str) -> str:
@@ -135,7 +138,7 @@ def flaky(folder: Path, server: s3_server.S3Server | None = None) -> Outcome:
         assert summary["storage_retries"] and not summary["storage_errors"], summary
         note = f"injected {_struck(proxy, 'stall', 'slow_down')} in {proxy.requests.total()} requests"
         proxy.set()
-        assert view_of(stage.output) == _clean_view(folder), "the view is not that of a run without faults"
+        assert view_of(stage.output) == _clean_view(), "the view is not that of a run without faults"
         return stage.counted("5 % of all requests fail", note)
 
 
@@ -178,7 +181,7 @@ def two_drivers(folder: Path, server: s3_server.S3Server | None = None) -> Outco
     with _s3_stage(folder, server) as (stage, _):
         for job in [stage.start(), stage.start()]:
             _ended_well(job)
-        assert view_of(stage.output) == _clean_view(folder), "the view is not that of one run"
+        assert view_of(stage.output) == _clean_view(), "the view is not that of one run"
         return stage.counted("two drivers on one output", "")
 
 
