@@ -76,7 +76,7 @@ class Method:
         """How many of the first steps have free guidance."""
         if self.free_guidance == 1:
             return 0
-        return math.ceil(self.free_guidance_share * self.steps - _ROUNDING)
+        return max(1, math.ceil(self.free_guidance_share * self.steps - _ROUNDING))
 
 
 def _whole(value: float, most: int) -> bool:

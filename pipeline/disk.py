@@ -89,8 +89,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def list_names(folder: str, beginning: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-    """The paths of all that is no folder, in order, without asking what they are. above: the folders being listed."""
+def list_names(folder: str, beginning: str = "") -> Iterator[str]:
+    """The paths of all that is no folder, in order of their names, without asking what they are."""
+    return _walk(folder, beginning, ())
+
+
+def _walk(folder: str, beginning: str, above: tuple[str, ...]) -> Iterator[str]:
+    """above: the folders that are being listed."""
     above = (*above, folder)
     try:
         names, folders_among = retried("list", folder, _scan, folder, beginning)
@@ -100,7 +105,7 @@ def list_names(folder: str, beginning: str = "", above: tuple[str, ...] = ()) ->
         path = os.path.join(folder, name)
         if name in folders_among:
             if not (os.path.islink(path) and _leads_back(path, above)):
-                yield from list_names(path, above=above)
+                yield from _walk(path, "", above)
         elif not (name.startswith(".") and name.endswith(_PARTIAL)):
             yield path
 
@@ -126,10 +131,12 @@ def _leads_back(link: str, above: tuple[str, ...]) -> bool:
 
 def folders(folder: str, beginning: str) -> list[str]:
     """The names of the folders directly below a folder that begin so, in order."""
-    return sorted(name for name in stream_folders(folder) if name.startswith(beginning))
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as scan:
+        return sorted(entry.name for entry in scan if entry.name.startswith(beginning) and _is_folder(entry))
+    return []
 
 
 def stream_folders(folder: str) -> Iterator[str]:
     """The names of the folders directly below a folder, one after the other, in no order."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as scan:
-        yield from (entry.name for entry in scan if entry.is_dir())
+        yield from (entry.name for entry in scan if _is_folder(entry))

@@ -6,7 +6,6 @@ end alike, after the same time. Prompts are checked before anything is computed,
 tried in two halves, each call padded to a whole batch: one bad cell of n costs some 2 log2 n calls, not n.
 """
 
-import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -36,7 +35,8 @@ _SMALLEST_BATCH = 2
 
 
 def set_threads(threads: int) -> None:
-    """How many threads torch computes with; Ray gives workers OMP_NUM_THREADS=1, the plan knows better.
+    """How many threads torch computes with, where it is imported: an actor that asks a server never imports it. Ray
+    gives workers OMP_NUM_THREADS=1, with which torch begins; the plan knows better.
 
     Ray Data makes an actor in one thread and calls it in another. Each that computes in parallel keeps its own team,
     and where teams together have more threads than there are cores, libgomp's waits sleep instead of spin. So an actor
@@ -44,8 +44,6 @@ def set_threads(threads: int) -> None:
     """
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(threads)
-    else:  # which reads this when it is imported; an actor that asks a server never does
-        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 class ModelStage(ABC):

@@ -25,7 +25,8 @@ class Blob:
 
 
 class Objects(Protocol):
-    """A kind of store, as one module each (`disk`, `s3`): single attempts, except that a listing retries its pages."""
+    """A kind of store, as one module each (`disk`, `s3`): single attempts, but that streams and listings
+    retry within."""
 
     def read(self, uri: str, /) -> Blob: ...
     def stat(self, uri: str, /) -> Entry: ...

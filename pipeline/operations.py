@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from eim_ops.aspect_buckets import Size
+from eim_ops.method import Method
 from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec, VllmSpec, captioner_identity
 from pipeline.fit import Fit, sizes_of
 from pipeline.identity import fingerprint
@@ -192,13 +193,20 @@ def caption_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
     return {**settings, **({"max_changed_words": recipe.max_changed_words} if given else {})}
 
 
+def _method_settings(method: Method) -> dict[str, Any]:
+    settings = asdict(method)
+    if method.free_guided_steps in (0, method.steps):
+        del settings["free_guidance_share"]  # as it was before this key
+    return settings
+
+
 def pixel_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
     """All settings that change pixels, the edit list aside: what the fingerprint is taken of."""
     return {
         "model": recipe.model,
         "model_revision": facts.model_revision,
         **caption_settings(recipe, facts),
-        "method": asdict(recipe.method),
+        "method": _method_settings(recipe.method),
         **Fit(facts.sizes, recipe.output_size).settings(),
         "batch": recipe.batch,
         "dtype": recipe.dtype,

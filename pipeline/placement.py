@@ -142,9 +142,11 @@ def _sizes(recipe: Recipe, gpus: float, seats: int, edits_per_image: int) -> dic
     seats_each = {name: (gpus >= 2 and pool.num_gpus) or 1.0 for name, pool in pools.items()}
     given = {name: pool.size for name, pool in pools.items()}
     editing = [name for name in pools if name != "caption"]
-    # Captioning gets its quarter only of what an actor of each other pool, or those that it is given, leaves.
+    models: float = 0 if _needs_no_gpu(recipe) else int(gpus) // 4
+    # No more than the other pools leave, unless they leave nothing and can make room by smaller shares.
     rest = gpus - sum((given[name] or 1) * seats_each[name] for name in editing)
-    models = 0 if _needs_no_gpu(recipe) else min(int(gpus) // 4, rest)
+    if rest >= seats_each["caption"] or any(pools[name].num_gpus is not None for name in editing):
+        models = min(models, rest)
     caption = given["caption"] or max(1, int(models / seats_each["caption"] + _SLACK))
     taken = caption * seats_each["caption"] if gpus >= 2 and not _needs_no_gpu(recipe) else 0
     free = seats - taken - sum((given[name] or 0) * seats_each[name] for name in editing)

@@ -1,4 +1,4 @@
-"""Everything that touches a disk or an object store: each call is retried, each error says what and where.
+"""Objects on a disk or in an object store by their URIs: calls are retried, errors say what and where.
 
 A URI is an absolute path or `s3://bucket/key`.
 """

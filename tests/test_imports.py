@@ -1,6 +1,8 @@
 """Imports point one way: jobs -> pipeline -> eim_ops; and eim_ops knows no Ray."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,3 +33,17 @@ def test_imports_point_one_way(package: str) -> None:
         if name in FORBIDDEN[package]
     ]
     assert wrong == []
+
+
+def test_an_actor_whose_captioner_is_a_server_imports_no_torch() -> None:
+    code = """
+import sys
+from pipeline.actors import CaptionStage
+from pipeline.attempts import Attempts
+from pipeline.placement import PoolPlan
+from pipeline.progress import Progress
+from tests.fakes import fake_operations
+from tests.pipeline.builders import make_recipe
+stage = CaptionStage(fake_operations(), make_recipe(), PoolPlan(1, 1.0, 0.0, 1, "cpu"), Progress(), Attempts())
+"""
+    subprocess.run([sys.executable, "-c", code + 'assert "torch" not in sys.modules'], cwd=ROOT, check=True)

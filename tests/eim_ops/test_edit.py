@@ -71,8 +71,8 @@ def test_a_sweep_encodes_an_image_once_and_identifies_a_target_once(backbone: Sd
     tasks = tuple(EditTask(f"{p}{s}", p, s) for p in prompts for s in strengths)
     before = backbone.evaluations
     edited = run(backbone, faces(4), [tasks] * 4, list(range(4)))
-    encoding, identifying = METHOD.steps * 2, 2 * METHOD.draws  # with free guidance; source and target velocity
-    decoding = METHOD.steps * 2  # with free guidance
+    encoding = decoding = METHOD.steps + METHOD.free_guided_steps
+    identifying = 2 * METHOD.draws  # source and target velocity
     assert backbone.evaluations - before == 4 * encoding + 4 * 2 * identifying + len(edited) * decoding
     assert len(edited) == 4 * 9
 

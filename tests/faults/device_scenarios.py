@@ -183,7 +183,7 @@ def model_that_kills(folder: Path) -> Outcome:
 def stopped(signum: signal.Signals, folder: Path) -> Outcome:
     """A signal in the middle of a job, as Ctrl-C sends it to the group and a scheduler to the driver; then again."""
     _prepare(folder, images=40)
-    job = _start(folder, None, 0.15)
+    job = _start(folder, None, 0.2)
     output, deadline = open_store(str(folder / "out")), time.monotonic() + 120
     while not output.keys("edits"):
         assert job.poll() is None, job.communicate()[1]

@@ -79,7 +79,7 @@ def _partitioned(folder: Path, until_dead: bool) -> Outcome:
     """
     _check_possible()
     put_images(folder / "in", range(_IMAGES))
-    recipe, output = write_recipe(folder), open_store(f"{folder}/out")
+    recipe, output = write_recipe(folder, editors=3), open_store(f"{folder}/out")
     with _two_hosts() as hosts, _ray(hosts):
         inside = _in(hosts.near)
         first = start_driver(recipe, _SECONDS_AN_EDIT, address=_ADDRESS, extra=_SETTINGS, inside=inside)

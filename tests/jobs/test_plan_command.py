@@ -28,7 +28,7 @@ def test_a_plan_is_told_without_weights_and_nothing_is_written(tmp_path: Path, m
     assert result.exit_code == 0, result.output
     for line in (
         "6: 0 done, 0 failed, 6 left",
-        "3 x 20 encode",
+        "3 x 11 encode",
         "unknown: use --calibrate N",
         "6 edit x (1 CPU, 1 GPU",
     ):
@@ -36,7 +36,7 @@ def test_a_plan_is_told_without_weights_and_nothing_is_written(tmp_path: Path, m
     assert not (tmp_path / "out").exists()
 
     told = json.loads(CliRunner().invoke(app, ["plan", recipe, "--json", "--cpus", "2"]).stdout)
-    assert (told["account"]["left"], told["evaluations"], told["time"]) == (6, 3 * 20 + 3 * 8 + 6 * 20, None)
+    assert (told["account"]["left"], told["evaluations"], told["time"]) == (6, 3 * 11 + 3 * 8 + 6 * 11, None)
 
 
 def test_what_edits_of_their_sources_sizes_will_weigh_is_not_known(tmp_path: Path) -> None:

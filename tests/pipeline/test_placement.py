@@ -181,6 +181,17 @@ def test_gpus_are_given_out_by_what_an_actor_takes_of_them(gpus: int, pools: dic
     assert used <= gpus
 
 
+@pytest.mark.parametrize(
+    ("gpus", "editors", "captioners", "share"),
+    [(64, 60, 4, 1), (64, 64, 16, 1 / 2), (16, 32, 4, 1 / 3), (8, 8, 2, 1 / 2)],
+)
+def test_captioning_has_its_quarter_unless_the_editors_leave_less(
+    gpus: int, editors: int, captioners: int, share: float
+) -> None:
+    made = plan(256, gpus, pools={"edit": {"size": editors}})
+    assert (made.caption.size, made.edit.num_gpus) == (captioners, pytest.approx(share))
+
+
 def test_captioning_takes_only_what_the_other_pools_leave() -> None:
     half = {"num_gpus": 0.5}
     pools = {"caption": half, "encode": half, "identify": {"num_gpus": 1}, "edit": {"size": 2, "num_gpus": 1}}

@@ -232,6 +232,7 @@ def test_a_link_to_itself_is_left_out_of_a_listing(tmp_path: Path) -> None:
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "z.png").write_bytes(b"")
     assert [Path(entry.uri).name for entry in storage.list_entries(str(tmp_path))] == ["z.png"]
+    assert storage.folders(str(tmp_path)) == []
 
 
 def test_a_disk_that_does_not_answer_a_listing_is_asked_again_and_then_told(
