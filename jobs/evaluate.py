@@ -97,6 +97,33 @@ def levers(out: Out, model: Model = "mini-dit", address: Address = None) -> None
 
 
 @app.command()
+def settings(
+    out: Out,
+    change: Annotated[list[str], typer.Option(help="KEY=VALUE[,KEY=VALUE] of our method; once for each to compare")],
+    cases: Annotated[int, typer.Option(min=1, help="how many tuning cases of the headline report")] = 64,
+    model: Model = "mini-dit",
+    address: Address = None,
+) -> None:
+    """Compare our default with changes of several settings at once, on tuning cases; write settings.json."""
+    from eim_ops.bench.contenders import Contender
+    from eim_ops.bench.levers import changed
+    from eim_ops.bench.summary import tabulate
+    from eim_ops.method import Method
+    from pipeline.bench import reports
+    from pipeline.storage import open_store
+
+    try:
+        contenders = [Contender("eim", "eim", Method()), *(changed(text) for text in dict.fromkeys(change))]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--change") from error
+    actors, store, models = _connect(address), open_store(out), reports.find_models(model)
+    figures = tabulate(reports.tune(store, models, actors, contenders, cases=cases)).figures
+    table = {name: its for (name, _), its in figures.items()}
+    store.write("settings.json", (json.dumps({"cases": cases, "settings": table}, indent=1) + "\n").encode())
+    _table(f"{cases} tuning cases, correlated-vlm", table)
+
+
+@app.command()
 def sharing(
     cases: Annotated[int, typer.Option(min=1, help="how many tuning cases of the correlated world")] = 48,
     images: Annotated[list[int], typer.Option(min=1, help="how many faces to average over")] = [4, 16],  # noqa: B006

@@ -1,6 +1,6 @@
 """Our settings, changed one at a time from the default: what each is worth. For choosing defaults, on tuning cases."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 from eim_ops.bench.contenders import Contender
@@ -40,6 +40,16 @@ def lever_contenders(default: Method | None = None) -> list[Contender]:
     ]
     named = [Contender(name, "eim", method) for name, method in varied if method != base]
     return [Contender("eim", "eim", base), *named]
+
+
+def changed(text: str) -> Contender:
+    """The default with other settings, as `key=value,key=value`. Raises ValueError with what is allowed."""
+    default, pairs = Method(), [pair.strip().partition("=") for pair in text.split(",")]
+    known = [field.name for field in fields(Method)]
+    for key, _, _ in pairs:
+        if key not in known:
+            raise ValueError(f"{key!r} is no setting of the method; allowed: {', '.join(known)}")
+    return Contender(text, "eim", replace(default, **{key: type(getattr(default, key))(its) for key, _, its in pairs}))
 
 
 def wording_contenders(default: Method | None = None) -> list[Contender]:

@@ -31,11 +31,12 @@ def find_models(name: str) -> Models:
 
 
 def tune(
-    store: Store, models: Models, actors: int, contenders: "Sequence[Contender]", report: Report = HEADLINE
-) -> list[Row]:
+    store: Store, models: Models, actors: int, contenders: "Sequence[Contender]", report: Report = HEADLINE,
+    cases: int = TUNING_CASES,
+) -> list[Row]:  # fmt: skip
     """Rows of contenders on the tuning cases of a report."""
-    write_cases(store, chunks(report.world, "tuning", TUNING_CASES), models, actors)
-    return measure_units(store, units(report, "tuning", TUNING_CASES, contenders), models, actors, "tuning")
+    write_cases(store, chunks(report.world, "tuning", cases), models, actors)
+    return measure_units(store, units(report, "tuning", cases, contenders), models, actors, "tuning")
 
 
 def best_settings(table: "Table") -> list[str]:

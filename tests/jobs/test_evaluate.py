@@ -49,3 +49,10 @@ def test_a_quick_run_has_every_peer_and_leaves_a_full_runs_reports_alone(
     assert (store.root, report.name, tuning_cases) == (f"{tmp_path}/quick", "correlated-vlm", 0)
     assert {contender.family for contender in contenders} == {"eim", "round_trip", *PEERS}
     assert {contender.strengths for contender in contenders} == {(1.0,)}
+
+
+def test_a_wrong_change_of_settings_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "_connect", lambda _: pytest.fail("it has begun"))
+    result = CliRunner().invoke(app, ["evaluate", "settings", "--out", "unused", "--change", "stops=3"])
+    assert result.exit_code == 2
+    assert "'stops' is no setting of the method" in " ".join(result.output.split())

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.bench.cases import draw_cases
 from eim_ops.bench.contenders import CEILING, SWEEP, UNEDITED, Contender, ours, run
-from eim_ops.bench.levers import lever_contenders, wording_contenders
+from eim_ops.bench.levers import changed, lever_contenders, wording_contenders
 from eim_ops.bench.spared import Spared
 from eim_ops.bench.wording import Worded
 from eim_ops.faces.attributes import ATTRIBUTES
@@ -62,6 +64,20 @@ def test_each_lever_differs_from_the_default_in_what_its_name_says() -> None:
     for lever in levers:
         key, value = lever.name.removeprefix("hsds ").split("=")
         assert str(getattr(lever.settings, key)) == value and lever.settings != Method()
+
+
+def test_a_change_of_settings_is_the_default_but_for_what_it_says() -> None:
+    its = changed("steps=3, image_half=none,free_guidance=2")
+    assert its.settings == replace(Method(), steps=3, image_half="none", free_guidance=2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("stops=3", "'stops' is no setting"), ("steps", "invalid literal"), ("steps=0", "method.steps is 0")],
+)
+def test_a_change_that_is_none_is_refused(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        changed(text)
 
 
 def test_sparing_the_other_attributes_turns_the_edit(backbone: Sd3Backbone) -> None:
