@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.recipe import Recipe, parse_recipe
 from tests.infra.tools import INFRA, program, run
 
 K8S = INFRA / "k8s"
@@ -173,3 +174,8 @@ def _of_lasting_account(objects: list[Object], spec: Object) -> Iterator[_Check]
     to_redis = {"ports": [{"protocol": "TCP", "port": 6379}]}
     rules = [rule for item in of_kind(objects, "NetworkPolicy") for rule in item["spec"].get("egress", ())]
     yield to_redis in rules, "no way to Redis"
+
+
+def recipe_of(size: str, kind: str = "cluster") -> Recipe:
+    """That of a kind which brings one."""
+    return parse_recipe(yaml.safe_load((K8S / "overlays" / size / kind / "recipe.yaml").read_text()))
