@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,9 +27,12 @@ def bench(
         list[str], typer.Option(help="WORLD-CAPTIONS, correlated|independent-vlm|truth; all four by default")
     ] = [],  # noqa: B006
     cases: Cases = 300,
-    tuning: Annotated[
-        Path | None,
-        typer.Option(help="tuning.json of an earlier run of these models: its settings are not tuned again"),
+    known: Annotated[
+        str | None,
+        typer.Option(
+            help="the --out of an earlier run of these models: settings in its tuning.json are not tuned again, nor is "
+            "what its rows.parquet has measured"
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option(help="48 cases at strength 1, peers not tuned, below quick/: smoke")] = False,
     model: Model = "mini-dit",
@@ -45,14 +47,15 @@ def bench(
     from eim_ops.bench.summary import Table, tabulate
     from eim_ops.method import Method
     from pipeline.bench import reports
-    from pipeline.bench.spec import HEADLINE, REPORTS, TUNING_CASES
+    from pipeline.bench.known import take_known, write_known
+    from pipeline.bench.spec import HEADLINE, REPORTS, TUNING_CASES, units
     from pipeline.storage import open_store
 
     unknown = set(report) - set(REPORTS)
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)}; there are: {', '.join(REPORTS)}", param_hint="--report")
     models, grid = reports.find_models(model), quick_peers() if quick else peer_grid()
-    known = Table({}, {}) if tuning is None else _tuned(tuning, models, grid)
+    tuned_before = Table({}, {}) if known is None else _tuned(known, models, grid)
     actors, store = _connect(address), open_store(out)
     if quick:
         store, cases, tuned, wanted = store.below("quick"), 48, 0, report or [HEADLINE.name]
@@ -60,14 +63,19 @@ def bench(
         chosen = [peer.name for peer in grid]
     else:
         tuned, wanted, own = TUNING_CASES, report or list(REPORTS), ours(Method())
-        new = [its for its in grid if its.name not in known.families]
+        new = [its for its in grid if its.name not in tuned_before.families]
         found = tabulate(reports.tune(store, models, actors, new) if new else [])
-        table = Table({**known.figures, **found.figures}, {**known.families, **found.families})
+        table = Table({**tuned_before.figures, **found.figures}, {**tuned_before.families, **found.families})
         chosen = reports.write_tuning(store, models, grid, table)
     contenders = [CEILING, UNEDITED, *own, *(peer for peer in grid if peer.name in chosen)]
+    work = [unit for its in REPORTS.values() for unit in units(its, "test", cases, contenders)]
+    if known is not None:
+        count = take_known(open_store(known), store, work, models)
+        typer.echo(f"{count} of {len(work)} pieces of work are known")
     for name in wanted:
         _show(name, reports.run_report(store, REPORTS[name], models, actors, contenders, cases, tuned))
         reports.write_summary(store, models)
+        write_known(store, work, models)
     if not quick:
         worlds = list(dict.fromkeys(REPORTS[name].world for name in wanted))
         reports.write_dataset(store, models, actors, worlds, cases)
@@ -153,13 +161,14 @@ def dataset(out: Out, cases: Cases = 300, address: Address = None) -> None:
     reports.write_dataset(open_store(out), models, _connect(address), ["correlated", "independent"], cases)
 
 
-def _tuned(file: Path, models: "Models", grid: "Sequence[Contender]") -> "Table":
+def _tuned(known: str, models: "Models", grid: "Sequence[Contender]") -> "Table":
     from pipeline.bench import reports
+    from pipeline.storage import StorageError, open_store
 
     try:
-        return reports.read_tuning(file.read_bytes(), models, grid)
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"{file} {error}", param_hint="--tuning") from error
+        return reports.read_tuning(open_store(known).read("tuning.json"), models, grid)
+    except (OSError, StorageError, ValueError) as error:
+        raise typer.BadParameter(f"{known}/tuning.json {error}", param_hint="--known") from error
 
 
 def _connect(address: str | None) -> int:
