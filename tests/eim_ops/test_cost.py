@@ -37,8 +37,8 @@ def test_costs_are_what_the_rows_tell_and_the_model_counts(backbone: Sd3Backbone
     assert backbone.evaluations - before == 2 * price.encode + 4 * price.identify + 4 * price.decode
 
 
-@pytest.mark.parametrize(("guidance", "share"), [(1.5, 64 / 274), (1.0, 64 / 204)], ids=["true guidance", "embedded"])
+@pytest.mark.parametrize(("guidance", "share"), [(1.5, 64 / 344), (1.0, 64 / 204)], ids=["true guidance", "embedded"])
 def test_the_share_of_hsds_in_an_edit_at_four_strengths_is_as_documented(guidance: float, share: float) -> None:
-    price = costs(Method(steps=28, image_half="hsds", free_guidance=guidance))
+    price = costs(Method(steps=28, image_half="hsds", free_guidance=guidance, free_guidance_share=1.0))
     whole = price.encode + price.identify + 4 * price.decode
     assert price.identify / whole == pytest.approx(share)
