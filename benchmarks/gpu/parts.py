@@ -61,8 +61,7 @@ class Bench:
     def method(self) -> Method:
         """HSDS with the default draws and iterations; free guidance, in every step, where the model was made for it."""
         free_guidance = Method().free_guidance if self.backbone.guidance_kind == "true" else 1.0
-        guided = replace(Method(), free_guidance=free_guidance, free_guidance_share=1.0)
-        return replace(guided, image_half="hsds", steps=self.steps)
+        return Method(image_half="hsds", steps=self.steps, free_guidance=free_guidance, free_guidance_share=1.0)
 
     def part(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
         """A part of this model."""

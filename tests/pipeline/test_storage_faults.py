@@ -111,10 +111,9 @@ def test_a_body_that_ends_early_without_an_error_is_not_taken_either(
     store: Store, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write("a", DATA)
-    answer = _answer
 
     async def longer(method: str, **arguments: object) -> dict[str, object]:
-        found = await answer(method, **arguments)
+        found = await _answer(method, **arguments)
         return {**found, "ContentLength": len(DATA) + 1}
 
     monkeypatch.setattr("pipeline.s3._answer", longer)
