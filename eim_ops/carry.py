@@ -14,10 +14,9 @@ from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
 from eim_ops.edit import EncodedImages, ImageHalves, encode_prompts
-from eim_ops.encode import free_guidance, grid_of
+from eim_ops.encode import coupling_noise, free_guidance, grid_of
 from eim_ops.joint import Coupling, Inversion, JointLatent
 from eim_ops.method import Method
-from eim_ops.noise import noise
 
 
 def pack_encoded(encoded: EncodedImages) -> list[bytes]:
@@ -42,8 +41,8 @@ def unpack_encoded(
     sigmas = grid_of(backbone, clean, method)
     trajectory: Inversion | Coupling
     if "velocities" in latents:
-        eps = noise(seeds, len(sigmas) - 1, clean.shape[1:]).to(clean)
-        trajectory = Coupling(eps.transpose(0, 1).contiguous(), latents["velocities"])
+        eps = coupling_noise(clean, seeds, len(sigmas) - 1, method.noise)
+        trajectory = Coupling(eps, latents["velocities"])
     else:
         trajectory = Inversion(latents["noisy"], latents["residual"])
     free = free_guidance(backbone, method, batch)

@@ -10,7 +10,7 @@ from torch import Tensor
 from eim_ops.backbones.base import Backbone, GuidanceKind
 from eim_ops.joint import Conditioning, Coupling, FreeGuidance, Inversion, JointLatent, in_step, widened
 from eim_ops.manipulate import guided_velocity, sample
-from eim_ops.method import Method
+from eim_ops.method import Method, NoiseKind
 from eim_ops.noise import noise, noised
 
 Solver = Literal["euler", "fixed_point", "midpoint"]
@@ -56,21 +56,29 @@ def inversion(
     return Inversion(noisy, clean - returned)
 
 
+def coupling_noise(clean: Tensor, seeds: Sequence[int], levels: int, kind: NoiseKind = "antithetic") -> Tensor:
+    """eps of a coupled trajectory, (B, levels, C, h, w) like `clean`; row i depends on seeds[i] alone.
+
+    Independent noise is FlowEdit's: errors of one noise don't add up over the levels. Antithetic noise (ours) has a
+    fresh draw for each two levels, and its negative for the second: what is odd in the noise cancels.
+    """
+    fresh = noise(seeds, levels if kind == "independent" else (levels + 1) // 2, clean.shape[1:]).to(clean)
+    eps = fresh if kind == "independent" else torch.stack([fresh, -fresh], dim=1).flatten(0, 1)[:levels]
+    return eps.transpose(0, 1).contiguous()
+
+
 def coupling(
     backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, seeds: Sequence[int],
-    free: FreeGuidance | None = None,
+    free: FreeGuidance | None = None, kind: NoiseKind = "antithetic",
 ) -> Coupling:  # fmt: skip
-    """Fresh noise for each level, as in FlowEdit, and the source velocities there: N evaluations, and those of `free`.
-
-    Errors of one noise don't add up over the levels, and all strengths share the source's evaluations. Row i uses
-    seeds[i] alone.
-    """
-    eps = noise(seeds, len(sigmas) - 1, clean.shape[1:]).to(clean)
+    """Noise for each level, and the source velocities there: N evaluations, and those of `free`. All strengths share
+    them."""
+    eps = coupling_noise(clean, seeds, len(sigmas) - 1, kind)
     velocities = [
-        guided_velocity(backbone, noised(clean, its, sigma), sigma, conditioning, free=in_step(free, i))
-        for i, (its, sigma) in enumerate(zip(eps, sigmas[:-1], strict=True))
+        guided_velocity(backbone, noised(clean, eps[:, i], sigma), sigma, conditioning, free=in_step(free, i))
+        for i, sigma in enumerate(sigmas[:-1])
     ]
-    return Coupling(eps.transpose(0, 1), torch.stack(velocities, dim=1))
+    return Coupling(eps, torch.stack(velocities, dim=1))
 
 
 def check_free_guidance(method: Method, kind: GuidanceKind) -> None:
@@ -84,8 +92,22 @@ def check_free_guidance(method: Method, kind: GuidanceKind) -> None:
 
 
 def grid_of(backbone: Backbone, clean: Tensor, method: Method) -> Tensor:
-    """The sigmas of an edit of these latents, (steps + 1,), from sigma_max down to 0."""
-    return backbone.grid(method.steps, clean.shape[-2:]) * method.sigma_max
+    """The sigmas of an edit of these latents, (steps + 1,), from sigma_max down to 0.
+
+    SD3's own grid ends with a step from almost 0 to 0, which costs an evaluation and moves nothing: a last step of less
+    than half the one above it is left out, and the others are `steps`.
+    """
+    shape, steps = clean.shape[-2:], method.steps
+    sigmas = backbone.grid(steps, shape)
+    if steps > 1 and _ends_short(sigmas):
+        sigmas = backbone.grid(steps + 1, shape)
+        sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
+    bend = method.grid_shift
+    return bend * sigmas / (1 + (bend - 1) * sigmas) * method.sigma_max
+
+
+def _ends_short(sigmas: Tensor) -> bool:
+    return bool(sigmas[-2] < (sigmas[-3] - sigmas[-2]) / 2)
 
 
 def free_guidance(backbone: Backbone, method: Method, rows: int) -> FreeGuidance | None:
@@ -111,7 +133,7 @@ def encode(
     free = free_guidance(backbone, method, len(prompts))
     trajectory: Inversion | Coupling
     if method.trajectory == "coupled":
-        trajectory = coupling(backbone, clean, conditioning, sigmas, seeds, free)
+        trajectory = coupling(backbone, clean, conditioning, sigmas, seeds, free, method.noise)
     else:
         trajectory = inversion(backbone, clean, conditioning, sigmas, method.trajectory, free)
     return JointLatent(clean, conditioning, trajectory, sigmas, free)

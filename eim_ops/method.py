@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 TrajectoryKind = Literal["fixed_point", "midpoint", "euler", "coupled"]
+NoiseKind = Literal["antithetic", "independent"]
 ImageHalf = Literal["hsds", "dds", "none"]
 
 _ROUNDING = 1e-9
@@ -17,8 +18,11 @@ class Method:
 
     steps: sampler steps from sigma_max down to 0; the source trajectory has the same grid.
     sigma_max: how deep the edit reaches, in (0, 1].
+    grid_shift: bends the model's own grid, sigma to s sigma / (1 + (s - 1) sigma); above 1 it is denser at the top.
     trajectory: the source's: an inversion by `fixed_point` or `midpoint` (2 evaluations a step) or `euler` (1), or
-        `coupled` to fresh noise at each step (1 evaluation a step, and no decoding of the unedited source).
+        `coupled` to noise at each step (1 evaluation a step, and no decoding of the unedited source).
+    noise: of the coupled trajectory. `antithetic`: every second step has the noise of the step before it, negated, so
+        that what an edit owes to its noise cancels to first order; `independent`: fresh at each step.
     image_half: `hsds` or `dds` shift the latent as well; `none` moves the text half alone.
     draws: noise draws of the image direction; each costs 2 evaluations per (image, attribute), and in HSDS 2 + 5
         for each iteration.
@@ -34,7 +38,9 @@ class Method:
 
     steps: int = 7
     sigma_max: float = 0.95
+    grid_shift: float = 1.0
     trajectory: TrajectoryKind = "coupled"
+    noise: NoiseKind = "antithetic"
     image_half: ImageHalf = "dds"
     draws: int = 4
     iterations: int = 2
@@ -49,6 +55,7 @@ class Method:
     def __post_init__(self) -> None:
         for key, kind in (
             ("trajectory", TrajectoryKind),
+            ("noise", NoiseKind),
             ("image_half", ImageHalf),
             ("jacobian", ("target", "source")),
         ):
@@ -58,6 +65,7 @@ class Method:
         checks = (
             ("steps", _whole(self.steps, 1000), "a whole number from 1 to 1000"),
             ("sigma_max", 0 < self.sigma_max <= 1, "a number above 0, at most 1"),
+            ("grid_shift", 0.1 <= self.grid_shift <= 10, "a number from 0.1 to 10"),
             ("draws", _whole(self.draws, 256), "a whole number from 1 to 256"),
             ("iterations", _whole(self.iterations, 64), "a whole number from 1 to 64"),
             ("damping", 0 <= self.damping <= 1e6, "a number from 0 to 1000000"),

@@ -1,12 +1,16 @@
+from typing import get_args
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eim_ops.backbones.gaussian import GaussianBackbone, conditioned, mean_conditioning
 from eim_ops.backbones.sd3 import Sd3Backbone
-from eim_ops.encode import Solver, encode, inversion, invert
+from eim_ops.encode import Solver, coupling_noise, encode, grid_of, inversion, invert
 from eim_ops.joint import Coupling, Inversion
-from eim_ops.method import Method
-from eim_ops.noise import noised
+from eim_ops.method import Method, NoiseKind
+from eim_ops.noise import noise, noised
 
 SOLVERS: tuple[Solver, ...] = ("euler", "fixed_point", "midpoint")
 
@@ -40,6 +44,42 @@ def test_evaluations_of_each_trajectory_are_as_documented(
     assert isinstance(joint.trajectory, Coupling if kind == "coupled" else Inversion)
 
 
+@pytest.mark.parametrize("levels", [1, 4, 5])
+def test_a_level_has_the_same_noise_however_many_follow(levels: int) -> None:
+    clean = torch.zeros(2, 3, 5, 5)
+    for kind in get_args(NoiseKind):
+        assert torch.equal(
+            coupling_noise(clean, [1, 2], levels, kind), coupling_noise(clean, [1, 2], 8, kind)[:, :levels]
+        )
+    independent = coupling_noise(clean, [1, 2], 8, "independent")
+    assert torch.equal(independent, noise([1, 2], 8, (3, 5, 5)).transpose(0, 1))
+
+
+def test_what_is_odd_in_the_noise_cancels_over_a_pair_of_levels() -> None:
+    """A velocity that answers noise by its cube: with antithetic noise the steps of a pair of equal length undo it."""
+    eps = coupling_noise(torch.zeros(3, 4, 8, 8), [1, 2, 3], 6)
+    assert torch.equal((eps**3).sum(dim=1), torch.zeros(3, 4, 8, 8))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 28])
+def test_a_grid_has_as_many_steps_as_asked_that_move_something(backbone: Sd3Backbone, steps: int) -> None:
+    clean = torch.zeros(1, 4, 16, 16)
+    sigmas = grid_of(backbone, clean, Method(steps=steps, sigma_max=0.9))
+    down = -sigmas.diff()
+    assert len(down) == steps and sigmas[0] == pytest.approx(0.9) and sigmas[-1] == 0
+    assert down[-1] >= down[0] / 2, "SD3's own grid ends with a step of a thousandth"
+
+
+@given(steps=st.integers(2, 40), shift=st.floats(1.05, 10))
+def test_a_shift_above_one_makes_the_grid_denser_at_the_top(steps: int, shift: float) -> None:
+    world = GaussianBackbone(conditioned((1, 2, 2), 20, 0))
+    clean = torch.zeros(1, 1, 2, 2)
+    even, bent = (grid_of(world, clean, Method(steps=steps, sigma_max=1.0, grid_shift=its)) for its in (1.0, shift))
+    assert torch.equal(even, world.grid(steps)), "1 leaves it as it is"
+    assert bent[0] == 1 and bent[-1] == 0 and (bent.diff() < 0).all()
+    assert (bent[1:-1] > even[1:-1]).all()
+
+
 def test_a_coupled_trajectory_lies_on_the_line_to_its_own_noise(backbone: Sd3Backbone) -> None:
     images = torch.rand((3, 3, 64, 64), generator=torch.Generator().manual_seed(0))
     prompts = ["a portrait with broad smile"] * 3
@@ -47,7 +87,8 @@ def test_a_coupled_trajectory_lies_on_the_line_to_its_own_noise(backbone: Sd3Bac
     assert isinstance(joint.trajectory, Coupling)
     eps = joint.trajectory.eps
     assert torch.equal(eps[0], eps[2]) and not torch.equal(eps[0], eps[1]), "by the seed alone"
-    assert not torch.equal(eps[0, 0], eps[0, 1]), "fresh at each level"
+    assert torch.equal(eps[:, 0], -eps[:, 1]), "the pair's other sign"
+    assert not torch.equal(eps[0, 0].abs(), eps[0, 2].abs()), "fresh for the next pair"
     for i, sigma in enumerate(joint.sigmas[:-1]):
         expected = backbone.velocity(noised(joint.clean, eps[:, i], sigma), sigma, joint.conditioning)
         assert torch.equal(joint.trajectory.velocities[:, i], expected)

@@ -8,7 +8,7 @@ from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.encode import coupling, encode, inversion
 from eim_ops.identify.sds import dds_direction
 from eim_ops.identify.text import text_direction
-from eim_ops.joint import Conditioning, Direction, JointLatent
+from eim_ops.joint import Conditioning, Direction, FreeGuidance, JointLatent
 from eim_ops.manipulate import manipulate
 from eim_ops.method import Method, TrajectoryKind
 from eim_ops.peers.flowedit import FlowEditSettings, flowedit
@@ -124,16 +124,19 @@ def test_equal_prompts_give_a_zero_direction(backbone: Sd3Backbone) -> None:
     assert not text_direction(conditioning, conditioning).tokens.any()
 
 
-def test_an_edit_by_text_alone_with_free_guidance_is_flowedit_at_equal_guidances(backbone: Sd3Backbone) -> None:
-    images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    method = Method(steps=4, sigma_max=1.0, trajectory="coupled", free_guidance=2.0, free_guidance_share=1.0)
-    joint = encode(backbone, images, ["a portrait with deep frown"] * 2, [1, 2], method)
-    target, empty = (backbone.encode_text([text] * 2) for text in ("a portrait with broad smile", ""))
-    direction = Direction(torch.zeros_like(joint.clean), text_direction(joint.conditioning, target))
+def test_text_alone_with_free_guidance_and_independent_noise_is_flowedit_at_equal_guidances(
+    backbone: Sd3Backbone,
+) -> None:
+    clean = backbone.encode_image(torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    prompts = ("a portrait with deep frown", "a portrait with broad smile", "")
+    source, target, empty = (backbone.encode_text([text] * 2) for text in prompts)
+    sigmas, free = backbone.grid(4), FreeGuidance(empty, 2.0, steps=4)
+    trajectory = coupling(backbone, clean, source, sigmas, [1, 2], free, "independent")
+    direction = Direction(torch.zeros_like(clean), text_direction(source, target))
+    edited = manipulate(backbone, JointLatent(clean, source, trajectory, sigmas, free), direction, torch.ones(2))
     settings = FlowEditSettings(steps=4, last=4, source_guidance=2.0, target_guidance=2.0)
-    expected = flowedit(backbone, joint.clean, joint.conditioning, target, empty, [1, 2], settings)
-    edited = manipulate(backbone, joint, direction, torch.ones(2))
-    assert (edited - expected).norm() < 1e-3 * (edited - joint.clean).norm()
+    expected = flowedit(backbone, clean, source, target, empty, [1, 2], settings)
+    assert (edited - expected).norm() < 1e-3 * (edited - clean).norm()
 
 
 @pytest.mark.parametrize("kind", TRAJECTORIES)

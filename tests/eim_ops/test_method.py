@@ -8,6 +8,8 @@ from eim_ops.method import Method
     [
         ("steps", 2.5, "a whole number from 1 to 1000"),
         ("sigma_max", 0, "a number above 0, at most 1"),
+        ("grid_shift", 0.0, "a number from 0.1 to 10"),
+        ("noise", "fresh", "antithetic, independent"),
         ("trajectory", "ddim", "fixed_point, midpoint, euler, coupled"),
         ("image_half", "sds", "hsds, dds, none"),
         ("jacobian", "both", "target, source"),
