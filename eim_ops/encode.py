@@ -15,6 +15,9 @@ from eim_ops.noise import noise, noised
 
 Solver = Literal["euler", "fixed_point", "midpoint"]
 
+_ALMOST_0 = 0.01
+"""SD3.5 ends at .0089, or lower. Qwen-Image's end at .02 is meant."""
+
 
 def invert(
     backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, solver: Solver = "fixed_point",
@@ -56,11 +59,12 @@ def inversion(
     return Inversion(noisy, clean - returned)
 
 
-def coupling_noise(clean: Tensor, seeds: Sequence[int], levels: int, kind: NoiseKind = "antithetic") -> Tensor:
+def coupling_noise(clean: Tensor, seeds: Sequence[int], levels: int, kind: NoiseKind) -> Tensor:
     """eps of a coupled trajectory, (B, levels, C, h, w) like `clean`; row i depends on seeds[i] alone.
 
     Independent noise is FlowEdit's: errors of one noise don't add up over the levels. Antithetic noise (ours) has a
-    fresh draw for each two levels, and its negative for the second: what is odd in the noise cancels.
+    fresh draw for each two levels, and its negative for the second: what is odd in the noise cancels, to first order
+    where the two steps are of one length and one guidance.
     """
     fresh = noise(seeds, levels if kind == "independent" else (levels + 1) // 2, clean.shape[1:]).to(clean)
     eps = fresh if kind == "independent" else torch.stack([fresh, -fresh], dim=1).flatten(0, 1)[:levels]
@@ -69,7 +73,7 @@ def coupling_noise(clean: Tensor, seeds: Sequence[int], levels: int, kind: Noise
 
 def coupling(
     backbone: Backbone, clean: Tensor, conditioning: Conditioning, sigmas: Tensor, seeds: Sequence[int],
-    free: FreeGuidance | None = None, kind: NoiseKind = "antithetic",
+    kind: NoiseKind, free: FreeGuidance | None = None,
 ) -> Coupling:  # fmt: skip
     """Noise for each level, and the source velocities there: N evaluations, and those of `free`. All strengths share
     them."""
@@ -94,20 +98,21 @@ def check_free_guidance(method: Method, kind: GuidanceKind) -> None:
 def grid_of(backbone: Backbone, clean: Tensor, method: Method) -> Tensor:
     """The sigmas of an edit of these latents, (steps + 1,), from sigma_max down to 0.
 
-    SD3's own grid ends with a step from almost 0 to 0, which costs an evaluation and moves nothing: a last step of less
-    than half the one above it is left out, and the others are `steps`.
+    SD3's own grid ends with a step from almost 0 to 0, which costs an evaluation and moves nothing: it is left out, and
+    the others are `steps`.
     """
     shape, steps = clean.shape[-2:], method.steps
     sigmas = backbone.grid(steps, shape)
-    if steps > 1 and _ends_short(sigmas):
+    if steps > 1 and _ends_in_nothing(sigmas):
         sigmas = backbone.grid(steps + 1, shape)
         sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
     bend = method.grid_shift
     return bend * sigmas / (1 + (bend - 1) * sigmas) * method.sigma_max
 
 
-def _ends_short(sigmas: Tensor) -> bool:
-    return bool(sigmas[-2] < (sigmas[-3] - sigmas[-2]) / 2)
+def _ends_in_nothing(sigmas: Tensor) -> bool:
+    """Whether the last level is no part of an even grid, and almost 0."""
+    return bool(sigmas[-2] < _ALMOST_0 and sigmas[-2] < (sigmas[-3] - sigmas[-2]) / 2)
 
 
 def free_guidance(backbone: Backbone, method: Method, rows: int) -> FreeGuidance | None:
@@ -133,7 +138,7 @@ def encode(
     free = free_guidance(backbone, method, len(prompts))
     trajectory: Inversion | Coupling
     if method.trajectory == "coupled":
-        trajectory = coupling(backbone, clean, conditioning, sigmas, seeds, free, method.noise)
+        trajectory = coupling(backbone, clean, conditioning, sigmas, seeds, method.noise, free)
     else:
         trajectory = inversion(backbone, clean, conditioning, sigmas, method.trajectory, free)
     return JointLatent(clean, conditioning, trajectory, sigmas, free)

@@ -103,8 +103,7 @@ class Inversion(Rows):
 
 @dataclass(frozen=True)
 class Coupling(Rows):
-    """The source trajectory as points on straight lines to noise, fresh at each level:
-    x_i = (1 - sigma_i) z0 + sigma_i eps_i.
+    """The source trajectory as points on straight lines to each level's noise: x_i = (1 - sigma_i) z0 + sigma_i eps_i.
 
     eps: of every level but the last, (B, N, C, h, w). velocities: v(x_i, sigma_i, c_src), same shape.
     """

@@ -22,7 +22,7 @@ class Method:
     trajectory: the source's: an inversion by `fixed_point` or `midpoint` (2 evaluations a step) or `euler` (1), or
         `coupled` to noise at each step (1 evaluation a step, and no decoding of the unedited source).
     noise: of the coupled trajectory. `antithetic`: every second step has the noise of the step before it, negated, so
-        that what an edit owes to its noise cancels to first order; `independent`: fresh at each step.
+        that most of what an edit owes to its noise cancels; `independent`: fresh at each step.
     image_half: `hsds` or `dds` shift the latent as well; `none` moves the text half alone.
     draws: noise draws of the image direction; each costs 2 evaluations per (image, attribute), and in HSDS 2 + 5
         for each iteration.

@@ -267,5 +267,10 @@ def _refusal(output: Store, others: Sequence[str], settings: Mapping[str, Any]) 
     for key in others:
         then = _flat(output.read_json(key))
         changed = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
-        lines += [f"  {name}: there {then.get(name)!r}, now {now.get(name)!r}" for name in changed]
+        lines += [f"  {name}: there {_told(then, name)}, now {_told(now, name)}" for name in changed]
     return "\n".join([*lines, "  change them back, choose another output, or add --new-run to keep both side by side"])
+
+
+def _told(settings: Mapping[str, Any], name: str) -> str:
+    """A setting's value; a version that had no such setting, or a recipe that it does not concern, has none."""
+    return repr(settings[name]) if name in settings else "unset"

@@ -194,9 +194,12 @@ def caption_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
 
 
 def _method_settings(method: Method) -> dict[str, Any]:
+    """Its settings but for those without effect beside the others."""
     settings = asdict(method)
     if method.free_guided_steps in (0, method.steps):
-        del settings["free_guidance_share"]  # as it was before this key
+        del settings["free_guidance_share"]
+    if method.trajectory != "coupled":
+        del settings["noise"]
     return settings
 
 

@@ -29,6 +29,7 @@ def test_among_shared_directions_an_edit_that_names_none_of_them_is_told(backbon
         {"image_half": "hsds", "guidance": 1.0},
         {"image_half": "none", "free_guidance": 1.0},
         {"trajectory": "fixed_point"},
+        {"noise": "independent", "steps": 3},
     ],
 )
 def test_the_units_give_the_bits_and_evaluations_of_the_whole(backbone: Sd3Backbone, changes: dict[str, Any]) -> None:

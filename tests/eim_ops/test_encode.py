@@ -56,18 +56,17 @@ def test_a_level_has_the_same_noise_however_many_follow(levels: int) -> None:
 
 
 def test_what_is_odd_in_the_noise_cancels_over_a_pair_of_levels() -> None:
-    """A velocity that answers noise by its cube: with antithetic noise the steps of a pair of equal length undo it."""
-    eps = coupling_noise(torch.zeros(3, 4, 8, 8), [1, 2, 3], 6)
-    assert torch.equal((eps**3).sum(dim=1), torch.zeros(3, 4, 8, 8))
+    eps = coupling_noise(torch.zeros(3, 4, 8, 8), [1, 2, 3], 6, "antithetic")
+    assert torch.equal(eps[:, 1::2], -eps[:, ::2])
+    assert eps.std() == pytest.approx(1, abs=0.1)
+    assert len({float(one) for one in eps[:, ::2, 0, 0, 0].flatten()}) == 9, "a draw of its own for each pair"
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 28])
-def test_a_grid_has_as_many_steps_as_asked_that_move_something(backbone: Sd3Backbone, steps: int) -> None:
-    clean = torch.zeros(1, 4, 16, 16)
-    sigmas = grid_of(backbone, clean, Method(steps=steps, sigma_max=0.9))
-    down = -sigmas.diff()
-    assert len(down) == steps and sigmas[0] == pytest.approx(0.9) and sigmas[-1] == 0
-    assert down[-1] >= down[0] / 2, "SD3's own grid ends with a step of a thousandth"
+@pytest.mark.parametrize("kind", get_args(NoiseKind))
+def test_an_encoding_has_the_noise_that_the_method_names(backbone: Sd3Backbone, kind: NoiseKind) -> None:
+    joint = encode(backbone, torch.zeros(1, 3, 64, 64), ["a portrait"], [3], Method(steps=3, noise=kind))
+    assert isinstance(joint.trajectory, Coupling)
+    assert torch.equal(joint.trajectory.eps, coupling_noise(joint.clean, [3], 3, kind))
 
 
 @given(steps=st.integers(2, 40), shift=st.floats(1.05, 10))

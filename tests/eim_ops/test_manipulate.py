@@ -26,7 +26,9 @@ def gaussian_joint(
     clean, source = world.draw(mean, seed), mean_conditioning(mean)
     sigmas = world.grid(12) * sigma_max
     if kind == "coupled":
-        joint = JointLatent(clean, source, coupling(world, clean, source, sigmas, [seed, seed + 1]), sigmas)
+        joint = JointLatent(
+            clean, source, coupling(world, clean, source, sigmas, [seed, seed + 1], "antithetic"), sigmas
+        )
     else:
         joint = JointLatent(clean, source, inversion(world, clean, source, sigmas, kind), sigmas)
     return world, joint, Direction(shift, text_direction(source, mean_conditioning(mean + shift)))
@@ -64,7 +66,7 @@ def test_in_half_precision_steps_too_small_to_show_alone_add_up(kind: Trajectory
     clean, sigmas = torch.ones(SHAPE, dtype=torch.bfloat16), torch.linspace(0.9, 0, 201)
     source, target = mean_conditioning(-clean / 4), mean_conditioning(-clean / 2)
     if kind == "coupled":
-        joint = JointLatent(clean, source, coupling(world, clean, source, sigmas, [0, 1]), sigmas)
+        joint = JointLatent(clean, source, coupling(world, clean, source, sigmas, [0, 1], "antithetic"), sigmas)
     else:
         found = inversion(world, clean, source, sigmas, kind)
         assert torch.allclose(found.noisy, clean * (1 - 0.9 / 4), atol=4e-3)
@@ -131,7 +133,7 @@ def test_text_alone_with_free_guidance_and_independent_noise_is_flowedit_at_equa
     prompts = ("a portrait with deep frown", "a portrait with broad smile", "")
     source, target, empty = (backbone.encode_text([text] * 2) for text in prompts)
     sigmas, free = backbone.grid(4), FreeGuidance(empty, 2.0, steps=4)
-    trajectory = coupling(backbone, clean, source, sigmas, [1, 2], free, "independent")
+    trajectory = coupling(backbone, clean, source, sigmas, [1, 2], "independent", free)
     direction = Direction(torch.zeros_like(clean), text_direction(source, target))
     edited = manipulate(backbone, JointLatent(clean, source, trajectory, sigmas, free), direction, torch.ones(2))
     settings = FlowEditSettings(steps=4, last=4, source_guidance=2.0, target_guidance=2.0)

@@ -122,7 +122,7 @@ def test_one_square_size_keeps_its_fingerprint_and_others_are_told_in_it() -> No
     assert sized(size=48, aspect_buckets=True) == (table, None)
 
 
-def test_a_share_of_guided_steps_that_is_all_of_them_or_of_none_keeps_its_fingerprint() -> None:
+def test_a_setting_without_effect_beside_the_others_is_not_in_the_fingerprint() -> None:
     def told(**method: Any) -> dict[str, Any]:
         recipe = make_recipe(model="mini-dit", captioner="mini-vlm", method=method)
         return pixel_settings(recipe, FACTS(recipe))["method"]
@@ -130,6 +130,8 @@ def test_a_share_of_guided_steps_that_is_all_of_them_or_of_none_keeps_its_finger
     assert "free_guidance_share" not in told(free_guidance_share=1)
     assert told(free_guidance=1) == told(free_guidance=1, free_guidance_share=1)
     assert told()["free_guidance_share"] == 0.5
+    assert "noise" not in told(trajectory="euler", noise="independent")
+    assert told(noise="independent")["noise"] == "independent" != told()["noise"]
 
 
 def test_a_size_that_the_model_has_no_positions_for_is_refused() -> None:

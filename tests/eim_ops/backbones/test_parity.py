@@ -14,7 +14,7 @@ from eim_ops.backbones.adapter import PipelineBackbone
 from eim_ops.backbones.base import PromptTooLongError
 from eim_ops.backbones.registry import FAMILIES
 from eim_ops.edit import edit_images
-from eim_ops.encode import encode
+from eim_ops.encode import encode, grid_of
 from eim_ops.identify.sds import dds_direction
 from eim_ops.identify.text import text_direction
 from eim_ops.joint import Conditioning, Direction, FreeGuidance
@@ -39,6 +39,20 @@ def tiny(family: str, dtype: torch.dtype = torch.float32) -> PipelineBackbone:
 def latents_of(backbone: PipelineBackbone, size: tuple[int, int], rows: int = len(PROMPTS)) -> torch.Tensor:
     shape = backbone.encode_image(torch.zeros(1, 3, *size)).shape[1:]
     return torch.randn((rows, *shape), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("steps", [2, 7, 28])
+@pytest.mark.parametrize("family", [*PIPELINES, "mini-dit"])
+def test_an_edits_grid_is_the_familys_own_but_for_sd3s_last_step_from_almost_0(family: str, steps: int) -> None:
+    backbone = tiny(family)
+    clean = latents_of(backbone, (32, 32), 1)
+    own = backbone.grid(steps, clean.shape[-2:])
+    sigmas = grid_of(backbone, clean, Method(steps=steps, sigma_max=1.0))
+    assert len(sigmas) == steps + 1 and sigmas[0] == own[0] and sigmas[-1] == 0
+    if family.startswith(("sd3", "mini")):
+        assert own[-2] < 0.01 < 2 * sigmas[-2]
+    else:
+        assert torch.equal(sigmas, own)
 
 
 @pytest.mark.parametrize("shape", SIZES)
