@@ -129,6 +129,7 @@ def test_prometheus_reads_its_configuration(name: str, tmp_path: Path) -> None:
     # Debian's promtool is built without Kubernetes; all else of the job is checked.
     text = text.replace("kubernetes_sd_configs:\n      - role: pod", "static_configs:\n      - targets: [pod:8080]")
     (tmp_path / "rules.yml").write_text((OBSERVE / "rules.yml").read_text())
+    (tmp_path / "auth_token").write_text("0" * 64)
     (tmp_path / name).write_text(text)
     done = run([program("promtool"), "check", "config", tmp_path / name])
     assert done.returncode == 0, done.stdout + done.stderr
