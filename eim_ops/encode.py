@@ -66,9 +66,12 @@ def coupling_noise(clean: Tensor, seeds: Sequence[int], levels: int, kind: Noise
     fresh draw for each two levels, and its negative for the second: what is odd in the noise cancels, to first order
     where the two steps are of one length and one guidance.
     """
-    fresh = noise(seeds, levels if kind == "independent" else (levels + 1) // 2, clean.shape[1:]).to(clean)
-    eps = fresh if kind == "independent" else torch.stack([fresh, -fresh], dim=1).flatten(0, 1)[:levels]
-    return eps.transpose(0, 1).contiguous()
+    if kind == "independent":
+        eps = noise(seeds, levels, clean.shape[1:])
+    else:
+        fresh = noise(seeds, (levels + 1) // 2, clean.shape[1:])
+        eps = torch.stack([fresh, -fresh], dim=1).flatten(0, 1)[:levels]
+    return eps.to(clean).transpose(0, 1).contiguous()
 
 
 def coupling(
