@@ -10,7 +10,7 @@ from benchmarks.sizes import Sizes
 
 _SWEEP = (-1.0, 0.5, 1.0, 1.5)
 _QUALITY = Path(__file__).parents[1] / "docs" / "benchmark" / "correlated-vlm" / "summary.json"
-_FLOWEDIT = "flowedit last=28 source_guidance=1 target_guidance=1"
+_FLOWEDIT = "flowedit steps=14 last=14 source_guidance=1 target_guidance=1"
 
 
 def flowedit_loop(folder: Path, sizes: Sizes) -> Figures:

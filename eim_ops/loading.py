@@ -40,7 +40,8 @@ class Loading:
     """Null or false: as the family's pipeline does it.
 
     embedded_guidance: the scale that a model with embedded guidance takes as an input.
-    prompt_tokens: text tokens a prompt is padded to, and the most that it may have.
+    prompt_tokens: text tokens a prompt is padded to, and the most that it may have. CLIP's 77, where a family has one,
+        bind beside it.
     quantisation, quantisation_options: of the transformer, with diffusers' own configuration and its arguments.
     layerwise_casting: the dtype that the transformer's weights are kept in between their layers' calls.
     group_offload: weights wait in the CPU's memory and come to the GPU in groups.

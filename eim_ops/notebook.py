@@ -26,7 +26,7 @@ class Models:
 
 
 def load_models(
-    model: str = "mini-dit", captioner: str | None = "mini-vlm", device: str = "auto", dtype: str = "float32"
+    model: str = "mini-dit", captioner: str | None = None, device: str = "auto", dtype: str = "float32"
 ) -> Models:
     """Load a backbone and a captioner by name: a shipped one, or a local folder. dtype: the backbone's, as torch names
     it, such as `bfloat16`."""

@@ -9,8 +9,8 @@ import typer
 def spectrum(
     model: Annotated[Path, typer.Argument(help="a local model folder; the spectrum is put into it")],
     images: Annotated[str, typer.Argument(help="a folder or s3:// prefix of images like those to be edited")],
+    captioner: Annotated[str, typer.Option(help="writes their prompts: mini-vlm for rendered faces, or a folder")],
     count: Annotated[int, typer.Option(min=2, help="how many of them")] = 512,
-    captioner: Annotated[str, typer.Option(help="writes their prompts; as in a recipe")] = "mini-vlm",
     batch: Annotated[int, typer.Option(min=1, help="images a call")] = 16,
 ) -> None:
     """Measure the power spectrum of what prompts leave open in images, and keep it beside the weights."""

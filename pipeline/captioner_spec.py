@@ -132,8 +132,8 @@ CaptionerSpec = Annotated[
     Discriminator(
         _kind,
         custom_error_type="captioner",
-        custom_error_message="give a name (mini-vlm, a folder, a hub id, manifest), or a mapping with kind: model, "
-        "vllm, http or template",
+        custom_error_message="give a name (mini-vlm, a folder, manifest), or a mapping with kind: model (also of the "
+        "hub), vllm, http or template",
     ),
 ]
 

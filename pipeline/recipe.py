@@ -118,6 +118,15 @@ class Recipe(_Model):
         return self
 
     @model_validator(mode="after")
+    def _captioner_of_faces(self) -> "Recipe":
+        if "captioner" not in self.model_fields_set and self.model != "mini-dit":
+            raise ValueError(
+                "captioner: missing; its default, mini-vlm, knows mini-dit's rendered faces alone. Give a captioner of "
+                "this model's images (docs/captioners.md)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _direction(self) -> "Recipe":
         if self.direction == "shared" and self.method.image_half == "none":
             raise ValueError("direction: shared directions are image halves; set method.image_half to dds or hsds")

@@ -55,7 +55,7 @@ def test_free_guidance_that_the_model_lacks_is_refused_before_anything_is_captio
 
 
 def test_models_load_in_the_asked_dtype() -> None:
-    loaded = load_models(captioner=None, device="cpu", dtype="bfloat16").backbone
+    loaded = load_models(device="cpu", dtype="bfloat16").backbone
     assert isinstance(loaded, Sd3Backbone) and loaded.dtype == torch.bfloat16
 
 

@@ -18,7 +18,7 @@ def test_a_model_folder_gets_the_spectrum_of_what_captions_leave_open(tmp_path: 
     images.mkdir()
     for number, face in enumerate(draw_faces(11, 12)):
         Image.fromarray(render(face)).save(images / f"{number}.png")
-    result = CliRunner().invoke(app, ["spectrum", str(model), str(images), "--batch", "8"])
+    result = CliRunner().invoke(app, ["spectrum", str(model), str(images), "--captioner", "mini-vlm", "--batch", "8"])
     assert result.exit_code == 0, result.output
     spectrum = load_spectrum(model)
     assert spectrum is not None and spectrum.shape == (8, 16, 16) and torch.isfinite(spectrum).all()
@@ -26,5 +26,5 @@ def test_a_model_folder_gets_the_spectrum_of_what_captions_leave_open(tmp_path: 
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["spectrum", str(tmp_path), str(tmp_path)])
+    result = CliRunner().invoke(app, ["spectrum", str(tmp_path), str(tmp_path), "--captioner", "mini-vlm"])
     assert result.exit_code == 2 and "at least 2" in result.output

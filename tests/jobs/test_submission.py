@@ -108,7 +108,8 @@ def test_an_installed_package_sends_nothing_unless_asked(tmp_path: Path, monkeyp
 def test_places_that_no_node_has_are_refused_with_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
-    recipe = recipe_of(input={"manifest": "rows.csv"}, output="out", caption_cache="captions", model="model")
+    folders = {"output": "out", "caption_cache": "captions", "model": "model"}
+    recipe = recipe_of(input={"manifest": "rows.csv"}, captioner="manifest", **folders)
     with pytest.raises(RecipeError) as refusal:
         check_places(recipe, Path("r.yaml"))
     lines = str(refusal.value).splitlines()
@@ -121,4 +122,5 @@ def test_places_that_no_node_has_are_refused_with_their_keys(tmp_path: Path, mon
     served = {"kind": "http", "url": "http://captions:8000/v1", "model": "model"}  # a name on another machine
     check_places(recipe_of(captioner=served), Path("r.yaml"))
     check_places(recipe_of(), Path("r.yaml"))
-    check_places(recipe_of(input={"path": "/shared/in"}, output="/shared/out", model="org/name"), Path("r.yaml"))
+    mounted = {"input": {"path": "/shared/in"}, "output": "/shared/out"}
+    check_places(recipe_of(**mounted, model="org/name", captioner="mini-vlm"), Path("r.yaml"))

@@ -7,13 +7,26 @@ from eim_ops.aspect_buckets import Size
 from pipeline.recipe import RecipeError, load_recipe, parse_recipe
 from tests.pipeline.builders import SMILE, make_recipe
 
+ROOT = Path(__file__).parents[2]
 EVEN = {"smile": {"broad smile": 1, "frown": 1}}
-NEUTRAL: dict[str, Any] = {"input": {"path": "in"}, "output": "out", "model": "m", "edits": [SMILE]}
+NEUTRAL: dict[str, Any] = {"input": {"path": "in"}, "output": "out", "model": "m", "captioner": "c", "edits": [SMILE]}
 
 
 def test_the_demo_recipe_is_right() -> None:
-    demo = load_recipe(Path(__file__).parents[2] / "examples" / "demo.yaml")
+    demo = load_recipe(ROOT / "examples" / "demo.yaml")
     assert sum(len(edit.strengths) for edit in demo.edits) == 16
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_example_is_right(path: Path) -> None:
+    load_recipe(path)
+
+
+def test_only_the_shipped_model_has_a_captioner_by_default() -> None:
+    recipe = {key: value for key, value in NEUTRAL.items() if key != "captioner"}
+    assert parse_recipe({**recipe, "model": "mini-dit"}).captioner == "mini-vlm"
+    with pytest.raises(RecipeError, match=r"captioner: missing; its default, mini-vlm, knows .* faces alone\. Give"):
+        parse_recipe(recipe)
 
 
 def test_one_attribute_may_be_written_without_a_list() -> None:
