@@ -57,7 +57,7 @@ class HttpSpec(_Spec):
     requests_per_minute: Annotated[float, Field(gt=0)] = 600
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     timeout_seconds: Annotated[float, Field(gt=0)] = 60
-    attempts: Annotated[int, Field(ge=1, le=20)] = 5
+    attempts: Annotated[int, Field(ge=1, le=20)] = 8
     max_tokens: Annotated[int, Field(ge=16)] = 256
 
 

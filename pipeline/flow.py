@@ -37,7 +37,8 @@ from pipeline.stages import LoadRows, ReadPending, ScoreAndEncode
 from pipeline.storage import open_store
 from pipeline.work import table_of_work
 
-GROUP_ROWS = 1024
+GROUP_ROWS, _READS = 1024, 4
+"""Rows of the manifest that a task reads, at least; and about how many tasks may have read ahead."""
 
 _FUSED = {"caption": CaptionStage, "edit": EditStage}
 _SPLIT = {"caption": CaptionStage, "encode": EncodeStage, "identify": IdentifyStage, "edit": ManipulateStage}
@@ -200,7 +201,8 @@ def _stream(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, fa
     earlier runs included, stop it."""
     context = configure_data()
     context.execution_no_progress_timeout_s = plan.no_progress_seconds
-    bound_queues(context, most_waiting(plan.pools))
+    waiting = most_waiting(plan.pools)
+    bound_queues(context, waiting, _READS * GROUP_ROWS + waiting * plan.block_rows, GROUP_ROWS)
     recipe, attempts = run.recipe, run.attempts
     again = retries(max(plan.block_rows, recipe.batch), recipe.max_attempts)
     task = {"num_cpus": plan.task_cpus, "max_retries": again}

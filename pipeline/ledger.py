@@ -24,8 +24,9 @@ from pipeline.storage import Store, in_threads
 
 _KEY = ["sample_id", "edit_id"]
 _BUCKET = "bucket="
-_BUCKETS = 32
-"""That are accounted for at a time, by a few threads: a store's answers are waited for together."""
+_BUCKETS, _KEYS = 32, 250_000
+"""Buckets that a process accounts for at a time, by a few threads, since a store's answers are waited for together; and
+about how many keys these may hold, at some kB each."""
 Key = tuple[str, str]
 
 
@@ -186,7 +187,9 @@ class Ledger:
         """
 
         names = sorted(manifest.rows)
-        groups = [names[start : start + _BUCKETS] for start in range(0, len(names), _BUCKETS)]
+        keys = manifest.total * max(1, sum(len(edit.strengths) for edit in edits)) // max(1, len(names))
+        size = min(_BUCKETS, max(1, _KEYS // max(1, keys)))
+        groups = [names[start : start + size] for start in range(0, len(names), size)]
         count = partial(_account_of, self, manifest, tuple(edits), retry_failed)
         return sum(in_processes(count, groups, manifest.total), Account())
 

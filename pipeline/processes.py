@@ -26,7 +26,7 @@ def in_processes(call: Callable[[_T], _R], items: Sequence[_T], rows: int) -> It
     pickled. A process has what one item needs in memory, and no more. What storage had to bear there counts here. The
     processes end with this one, however it ends.
     """
-    processes = min(os.cpu_count() or 1, _MOST, len(items))
+    processes = min(len(os.sched_getaffinity(0)), _MOST, len(items))
     if rows < _ROWS or processes < 2:
         yield from map(call, items)
         return

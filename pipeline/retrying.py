@@ -23,7 +23,8 @@ from pipeline import storage_metrics
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-ATTEMPTS = 8
+ATTEMPTS, _LONGEST_PAUSE = 14, 60
+"""Three and a half minutes on average: a store that is started anew is waited for."""
 CREDENTIALS_ATTEMPTS = 4
 _LISTINGS, _LISTING_PAUSE = 6, 0.5
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
@@ -172,7 +173,7 @@ def retried(operation: str, uri: str, call: Callable[_P, _T], *args: _P.args, **
         return call(*args, **kwargs)
 
     # Random over the whole pause: many workers that were told to slow down must not come back together.
-    pause = wait_random_exponential(multiplier=0.5, max=20)
+    pause = wait_random_exponential(multiplier=0.5, max=_LONGEST_PAUSE)
     try:
         return Retrying(stop=last, wait=pause, before_sleep=note, reraise=True)(again)
     except Exception as error:

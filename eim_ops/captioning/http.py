@@ -57,7 +57,7 @@ class HttpCaptioner:
     requests_per_minute: float = 600
     concurrency: int = 8
     timeout_seconds: float = 60
-    attempts: int = 5
+    attempts: int = 8
     max_tokens: int = 256
     instructions: Instructions = GENERAL
 
@@ -171,7 +171,7 @@ class HttpCaptioner:
 def _pause(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = error.pause if isinstance(error, _Transient) else 0.0
-    return min(_MAX_PAUSE, max(asked, wait_random_exponential(multiplier=0.2, max=10)(state)))
+    return min(_MAX_PAUSE, max(asked, wait_random_exponential(multiplier=0.5, max=_MAX_PAUSE)(state)))
 
 
 def _retry_after(header: str | None) -> float:

@@ -3,20 +3,26 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
+from ray.data import DataContext
+from ray.data._internal.execution.backpressure_policy import ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY
+from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
 from eim_ops.task import EditedImage
 from pipeline.blocks import IN_FLIGHT, most_waiting
 from pipeline.flow import run_edit
 from pipeline.placement import Cluster, plan_placement
+from pipeline.queues import bound_queues
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.storage import in_threads, open_store
 from tests.conftest import PngMaker
 from tests.fakes import FakeCaptioner, FakeEditor, fake_operations
 
+READ = 100
 STRENGTHS = [index / 16 for index in range(1, 17)]
 IMAGES, SECONDS_AN_EDIT = 320, 0.002
 
@@ -61,6 +67,41 @@ class Factories:
 
     def editor(self, recipe: Recipe, device: str) -> CountingEditor:
         return CountingEditor(SECONDS_AN_EDIT, folder=self.folder)
+
+
+@dataclass
+class FakeOp:
+    """What the policy asks of an operator of Ray's."""
+
+    output_dependencies: list[Any]
+    made: int = 0
+    taken: int = 0
+    active: int = 0
+
+    @property
+    def metrics(self) -> Any:
+        return SimpleNamespace(rows_task_outputs_generated=self.made, rows_inputs_of_submitted_tasks=self.taken)
+
+    def num_active_tasks(self) -> int:
+        return self.active
+
+
+@pytest.mark.parametrize(
+    ("made", "taken", "active", "may"),
+    [(0, 0, 3, True), (0, 0, 4, False), (399, 0, 0, True), (400, 0, 0, False), (9_999, 9_600, 0, True)],
+)
+def test_the_manifest_is_read_only_a_little_ahead_of_the_first_stage(
+    made: int, taken: int, active: int, may: bool
+) -> None:
+    context = DataContext()
+    bound_queues(context, 2, 4 * READ, READ)
+    pool = ActorPoolMapOperator.__new__(ActorPoolMapOperator)
+    load = FakeOp([pool], taken=taken)
+    read = FakeOp([FakeOp([load])], made=made, active=active)  # a repartition lies between them
+    policy: Any = context.get_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY)[-1]
+    assert policy(context, {}, None).can_add_input(read) is may
+    written = FakeOp([FakeOp([])], made=10**6)
+    assert policy(context, {}, None).can_add_input(written), "what is behind the pools goes on"
 
 
 @pytest.mark.slow

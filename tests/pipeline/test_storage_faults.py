@@ -102,7 +102,7 @@ def test_a_body_that_always_breaks_off_is_never_taken_for_the_object(
 ) -> None:
     store.write("a", DATA)
     proxy.set(Rule(fault, ("GET",)))
-    with pytest.raises(UnansweredError, match=f"get {store.uri('a')}: failed 8 times"):
+    with pytest.raises(UnansweredError, match=f"get {store.uri('a')}: failed 14 times"):
         store.read("a")
     assert proxy.requests["GET"] == retrying.ATTEMPTS
 
@@ -133,7 +133,7 @@ def test_a_call_makes_no_more_requests_than_it_says(store: Store, proxy: S3Proxy
 
 def test_pauses_grow_and_are_random() -> None:
     def pauses() -> list[float]:
-        wait = retrying.wait_random_exponential(multiplier=0.5, max=20)
+        wait = retrying.wait_random_exponential(multiplier=0.5, max=retrying._LONGEST_PAUSE)
         state = retrying.RetryCallState(retrying.Retrying(), None, (), {})
         return [wait(state) for state.attempt_number in range(1, retrying.ATTEMPTS)]
 
