@@ -48,9 +48,8 @@ class _BoundedQueues(BackpressurePolicy):
             first = first.output_dependencies[0]
         if not _feeds_a_pool(first):
             return True  # behind the pools: what is written
-        read = op.metrics.rows_task_outputs_generated + op.num_active_tasks() * self._data_context.get_config(
-            _TASK_ROWS
-        )
+        coming = op.num_active_tasks() * self._data_context.get_config(_TASK_ROWS)
+        read = op.metrics.rows_task_outputs_generated + coming
         return read - first.metrics.rows_inputs_of_submitted_tasks < self._data_context.get_config(_MOST_READ)
 
 

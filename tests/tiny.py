@@ -1,16 +1,15 @@
 """Operations with the tiny model of random weights, for whole jobs whose pixels matter and whose looks do not."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from eim_ops.editor import Editor
 from pipeline.fit import sizes_of
 from pipeline.operations import ModelFacts, Operations
 from pipeline.recipe import Recipe
-from tests.eim_ops.conftest import tiny_sd3
 from tests.fakes import FakeCaptioner
+
+if TYPE_CHECKING:
+    from eim_ops.editor import Editor
 
 
 class WordedCaptioner(FakeCaptioner):
@@ -27,7 +26,12 @@ class TinyFactories:
     def captioner(self, recipe: Recipe, device: str) -> FakeCaptioner:
         return WordedCaptioner()
 
-    def editor(self, recipe: Recipe, device: str) -> Editor:
+    def editor(self, recipe: Recipe, device: str) -> "Editor":
+        import torch  # seconds, which captioning actors should not pay
+
+        from eim_ops.editor import Editor
+        from tests.eim_ops.conftest import tiny_sd3
+
         torch.manual_seed(0)
         backbone = tiny_sd3()
         backbone.name, backbone.revision = recipe.model, "fake-1"

@@ -40,7 +40,9 @@ def main(recipe: Path, seconds: float, retry_failed: bool = False, augment: str 
 def _connect(hook: str | Callable[[], None]) -> None:
     """Connect to Ray with a hook that runs first in every worker."""
     address = os.environ.get("RAY_ADDRESS")
-    own: dict[str, Any] = {} if address else {"num_cpus": 2, "include_dashboard": False}
+    hooked_only = {"prestart_worker_first_driver": False}  # the prestarted ones have no hook, and would idle
+    started = {"num_cpus": 2, "include_dashboard": False, "_system_config": hooked_only}
+    own: dict[str, Any] = {} if address else started
     path = {"PYTHONPATH": str(REPOSITORY)}  # the hook runs before workers learn the driver's path
     faults = {name: os.environ[name] for name in (FAULT, ONCE) if name in os.environ}
     environment = {"env_vars": {**tripwire.carried(), **faults, **path}, "worker_process_setup_hook": hook}

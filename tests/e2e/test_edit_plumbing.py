@@ -133,7 +133,8 @@ def test_a_manifest_with_prompts_needs_no_captioner(tmp_path: Path, png: PngMake
     assert sorted(set(view.failures["stage"].to_pylist())) == ["caption", "prepare"]
 
 
-def test_a_killed_driver_is_completed_by_the_same_command(root: str, png: PngMaker, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_two_cpus")
+def test_a_killed_driver_is_completed_by_the_same_recipe(root: str, png: PngMaker, tmp_path: Path) -> None:
     put_images(root, range(64), png)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(recipe_of(root)))
@@ -144,10 +145,7 @@ def test_a_killed_driver_is_completed_by_the_same_command(root: str, png: PngMak
     done = len(view_at(output.root).edits)
     assert 0 < done < 192
 
-    second = start_driver(recipe, 0.0)
-    answer, log = second.communicate(timeout=180)
-    assert second.returncode == 0, log
-    summary = Summary(**json.loads(answer))
+    summary = run(root)
     assert (summary.edits, summary.failures, summary.left) == (192, 0, 0)
     assert summary.new_edits <= 192 - done
     check_outputs(summary)

@@ -31,7 +31,7 @@ def _rendered(folder: Path) -> str:
 
 def render(folder: Path) -> list[Object]:
     """The objects of a folder, new at each call."""
-    return list(yaml.safe_load_all(_rendered(folder)))
+    return list(yaml.load_all(_rendered(folder), yaml.CSafeLoader))
 
 
 def cluster_spec(objects: list[Object]) -> Object:
