@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import gc
 import os
 import uuid
 
@@ -46,6 +47,17 @@ def ray_two_cpus(s3: s3_server.S3Server) -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def ray_for_drivers(ray_two_cpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drivers that scenarios start join the local Ray instead of starting their own."""
+    import ray
+
+    from tests.faults.driver import SHARED
+
+    gc.collect()  # a stream that ended by an error keeps the CPUs of its actors until then
+    monkeypatch.setenv(SHARED, ray.get_runtime_context().gcs_address)
 
 
 PngMaker = Callable[[int], bytes]

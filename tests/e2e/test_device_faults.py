@@ -9,6 +9,7 @@ from tests.faults.outcome import Outcome
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_for_drivers")
 @pytest.mark.parametrize("name", [name for name, _ in SCENARIOS])
 def test_all_is_accounted_for_after(name: str, tmp_path: Path) -> None:
     scenario = dict(SCENARIOS)[name]

@@ -22,7 +22,7 @@ from pipeline.decode import encode_png
 from pipeline.storage import open_store
 from tests import REPOSITORY
 from tests.faults.device_faults import FAULT, ONCE
-from tests.faults.driver import start_driver
+from tests.faults.driver import SHARED, start_driver
 from tests.faults.outcome import Outcome, outcome
 from tests.views import view_at
 
@@ -48,10 +48,11 @@ def _prepare(folder: Path, *, poison: bool = False, images: int = IMAGES, **chan
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
 
-def _start(folder: Path, fault: str | None, seconds: float = 0.0) -> subprocess.Popen[str]:
-    """A fake job on a Ray of its own, with a fault in every worker."""
+def _start(folder: Path, fault: str | None, seconds: float = 0.0, *, own: bool = False) -> subprocess.Popen[str]:
+    """A fake job with a fault in every worker, on the Ray that tests share, or on its own."""
     faulty = {} if fault is None else {FAULT: fault, ONCE: str(folder / "once")}
-    return start_driver(folder / "recipe.yaml", seconds, extra=faulty)
+    address = None if own else os.environ.get(SHARED)
+    return start_driver(folder / "recipe.yaml", seconds, address=address, extra=faulty)
 
 
 def _run(folder: Path, fault: str | None) -> tuple[int, str, str]:
@@ -113,7 +114,8 @@ def device_lost_always(folder: Path) -> Outcome:
 
 def _eim(folder: Path) -> tuple[int, str]:
     """Exit code and standard error of the real command."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    joined = {"RAY_ADDRESS": os.environ[SHARED]} if SHARED in os.environ else {}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **joined}
     command = [sys.executable, "-m", "jobs.edit", str(folder / "recipe.yaml")]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=_SECONDS)
     return done.returncode, done.stderr
@@ -183,7 +185,7 @@ def model_that_kills(folder: Path) -> Outcome:
 def stopped(signum: signal.Signals, folder: Path) -> Outcome:
     """A signal in the middle of a job, as Ctrl-C sends it to the group and a scheduler to the driver; then again."""
     _prepare(folder, images=40)
-    job = _start(folder, None, 0.2)
+    job = _start(folder, None, 0.2, own=True)  # whose processes must all end
     output, deadline = open_store(str(folder / "out")), time.monotonic() + 120
     while not output.keys("edits"):
         assert job.poll() is None, job.communicate()[1]

@@ -11,6 +11,9 @@ from pathlib import Path
 from pipeline.storage import Store
 from tests import REPOSITORY
 
+SHARED = "EIM_TEST_RAY"
+"""The environment variable with the address of a Ray that tests share; see `tests/conftest.py`."""
+
 
 def start_driver(
     recipe: Path,

@@ -23,7 +23,7 @@ from pipeline.decode import encode_png
 from pipeline.storage import open_store
 from tests import s3_server
 from tests.faults import s3_proxy
-from tests.faults.driver import start_driver
+from tests.faults.driver import SHARED, start_driver
 from tests.faults.outcome import NotPossible, Outcome, outcome, view_of
 from tests.faults.s3_proxy import Rule, S3Proxy
 
@@ -49,8 +49,8 @@ class Stage:
         """Where the jobs write."""
         return f"{self.root}/out"
 
-    def start(self, output: str | None = None) -> "subprocess.Popen[str]":
-        """Start the edit job; several may run at once."""
+    def start(self, output: str | None = None, *, own: bool = False) -> "subprocess.Popen[str]":
+        """Start the edit job on the Ray that tests share, or on its own: several may run at once then."""
         recipe = {
             "input": {"path": f"{self.root}/in"},
             "output": output or self.output,
@@ -61,7 +61,10 @@ class Stage:
         }
         path = self.folder / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe))
-        return start_driver(path, extra=self.environment)
+        address = None if own else os.environ.get(SHARED)
+        through_the_proxy = json.dumps({"runtime_env": {"env_vars": dict(self.environment)}})
+        extra = {**self.environment, "RAY_JOB_CONFIG_JSON_ENV_VAR": through_the_proxy} if address else self.environment
+        return start_driver(path, address=address, extra=extra)
 
     def run(self, output: str | None = None) -> dict[str, Any]:
         """A job that must succeed; its summary."""
@@ -179,7 +182,7 @@ def lagging_listing(folder: Path, server: s3_server.S3Server | None = None) -> O
 def two_drivers(folder: Path, server: s3_server.S3Server | None = None) -> Outcome:
     """Two drivers run the same recipe on the same output at once; the view is that of one."""
     with _s3_stage(folder, server) as (stage, _):
-        for job in [stage.start(), stage.start()]:
+        for job in [stage.start(own=True), stage.start(own=True)]:
             _ended_well(job)
         assert view_of(stage.output) == _clean_view(), "the view is not that of one run"
         return stage.counted("two drivers on one output", "")
