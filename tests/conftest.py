@@ -20,6 +20,14 @@ settings.register_profile("shared machine", deadline=None, max_examples=50)
 settings.load_profile("shared machine")
 
 
+_LONGEST = ("tests/faults", "tests/e2e", "tests/eim_ops")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: at the end of a run in several processes only short ones are left."""
+    items.sort(key=lambda item: next((i for i, name in enumerate(_LONGEST) if item.nodeid.startswith(name)), 9))
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
     """A real S3 store; its endpoint and keys are in the environment for the session."""

@@ -58,7 +58,7 @@ class FakeClient:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_server, "_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(job_server, "_SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(job_server, "_SILENCE_SECONDS", 0.5)
 
 
 def followed(client: Any) -> tuple[str, Any]:

@@ -44,8 +44,8 @@ def shared_proxy(s3: S3Server) -> Iterator[S3Proxy]:
 def proxy(shared_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
     """The proxy without faults; pauses are nothing, a hanging store is given up after half a second."""
     monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: lambda _state: 0.0)
-    monkeypatch.setattr("pipeline.s3._READ_SECONDS", 0.5)
-    monkeypatch.setattr("pipeline.s3._CALL_SECONDS", 0.6)
+    monkeypatch.setattr("pipeline.s3._READ_SECONDS", 1.0)
+    monkeypatch.setattr("pipeline.s3._CALL_SECONDS", 1.2)
     monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.02)
     _client.cache_clear()
     _client().connect()  # takes a while itself
@@ -85,7 +85,7 @@ def test_a_get_that_fails_a_few_times_gives_the_whole_object(
 def test_puts_heads_lists_and_deletes_that_fail_a_few_times_are_done(
     fault: s3_proxy.Fault, store: Store, proxy: S3Proxy
 ) -> None:
-    rules = [Rule(fault, (operation,), first=2, seconds=1) for operation in ("PUT", "HEAD", "LIST", "DELETE")]
+    rules = [Rule(fault, (operation,), first=2, seconds=2) for operation in ("PUT", "HEAD", "LIST", "DELETE")]
     proxy.set(*rules)
     store.write("a", DATA)
     assert store.exists("a")
