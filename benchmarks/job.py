@@ -48,6 +48,11 @@ class ClockedEditor:
     edit: Any
 
     @property
+    def revision(self) -> str:
+        """The editor's own."""
+        return self.edit.revision
+
+    @property
     def evaluations(self) -> int:
         """The editor's own count."""
         return self.edit.evaluations

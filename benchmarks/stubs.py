@@ -21,7 +21,7 @@ class StubCaptioner:
     """One prompt for all; takes no time."""
 
     name: str = "stub-captioner"
-    revision: str = "1"
+    revision: str = "stub-1"
 
     def describe(self, images: Sequence[Image.Image]) -> list[str]:
         return ["a picture"] * len(images)
@@ -41,6 +41,7 @@ class StubEditor:
 
     seconds: float
     evaluations: int = 0
+    revision: str = "stub-1"
 
     def check_prompt(self, prompt: str) -> None:
         """None is too long."""

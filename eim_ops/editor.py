@@ -29,6 +29,11 @@ class Editor:
         self._shared: dict[str, Tensor] = {}
 
     @property
+    def revision(self) -> str:
+        """What pins the weights that are loaded."""
+        return self._backbone.revision
+
+    @property
     def evaluations(self) -> int:
         """Rows of all model calls until now, padding among them."""
         return self._backbone.evaluations

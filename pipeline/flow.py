@@ -21,7 +21,7 @@ from pipeline.fit import Fit
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, check_settings, open_run
 from pipeline.manifest import Manifest, check_apart, prepare_manifest
-from pipeline.model_loading import ModelError
+from pipeline.model_loading import ModelError, held_to
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
 from pipeline.placement import Plan, PoolPlan, caption_rows
 from pipeline.progress import Counts, Progress, TooManyFailures, shown, too_many
@@ -193,7 +193,8 @@ def open_edit_run(
     store, name = open_run(output, settings, new_run)
     Ask(name, manifest.prefix, recipe.edits).record(store)
     attempts = Attempts.start(store, recipe.max_attempts, anew=retry_failed)
-    return EditRun(recipe, operations, facts, manifest, Ledger(store, name), retry_failed, attempts, partition)
+    held, ledger = held_to(operations, facts), Ledger(store, name)
+    return EditRun(recipe, held, facts, manifest, ledger, retry_failed, attempts, partition)
 
 
 def _stream(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, failed_before: int) -> None:

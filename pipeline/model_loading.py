@@ -2,23 +2,56 @@
 
 import atexit
 import os
+import socket
 import sys
 from collections.abc import Callable
-from functools import cache
-from typing import TypeVar
+from dataclasses import replace
+from functools import cache, partial
+from typing import Protocol, TypeVar
 
 import ray
 
 from pipeline.attempts import Attempts
 from pipeline.cluster import RETRIES
 from pipeline.device import is_out_of_memory
+from pipeline.operations import ModelFacts, Operations
 from pipeline.progress import Progress
+from pipeline.recipe import Recipe
 
 _T = TypeVar("_T")
 
 
+class _Pinned(Protocol):
+    @property
+    def revision(self) -> str: ...
+
+
+_M = TypeVar("_M", bound=_Pinned | None)
+
+
 class ModelError(Exception):
     """A model that cannot be loaded, with the mend."""
+
+
+def held_to(operations: Operations, facts: ModelFacts) -> Operations:
+    """The same operations, whose models must be those of `facts`: rows are written under these revisions, and a node
+    may have other files by the same name. Its factories raise ModelError where it has."""
+    return replace(
+        operations,
+        make_editor=partial(_checked, "model", facts.model_revision, operations.make_editor),
+        make_captioner=partial(_checked, "captioner", facts.captioner_revision, operations.make_captioner),
+    )
+
+
+def _checked(key: str, revision: str, make: Callable[[Recipe, str], _M], recipe: Recipe, device: str) -> _M:
+    made = make(recipe, device)
+    # A captioner's may go on behind its weights: with what it is asked, and how.
+    if made is not None and not f"{revision}+".startswith(f"{made.revision}+"):
+        raise ModelError(
+            f"{key}: {socket.gethostname()} has loaded the revision {made.revision}, this run is of {revision}\n  "
+            "copy the same files to every node, or name a folder that all nodes share"
+        )
+    return made
 
 
 def load_model(key: str, name: str, device: str, make: Callable[[], _T], attempts: Attempts) -> _T | ModelError:
@@ -39,6 +72,8 @@ def load_model(key: str, name: str, device: str, make: Callable[[], _T], attempt
     try:
         with attempts.marked(f"load-{key}", (), unit):
             return make()
+    except ModelError as error:
+        return error
     except Exception as error:
         why = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
         mend = _MEMORY if is_out_of_memory(error) else _FILES if isinstance(error, OSError) else _KIND

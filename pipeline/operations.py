@@ -24,6 +24,11 @@ class Editor(Protocol):
     """What edits images, as `eim_ops.editor.Editor`: all at once where its pool does all, else in three units."""
 
     @property
+    def revision(self) -> str:
+        """What pins the weights that are loaded, as this machine has them."""
+        ...
+
+    @property
     def evaluations(self) -> int:
         """Rows of all model calls until now, padding among them."""
         ...

@@ -21,7 +21,7 @@ class FakeCaptioner:
     """Names the image's mean colour; a request with the word `impossible` is an error."""
 
     name: str = "fake-captioner"
-    revision: str = "1"
+    revision: str = "fake-captioner-1"
 
     def describe(self, images: Sequence[Image.Image]) -> list[str]:
         means = [np.asarray(image).mean((0, 1)).round().astype(int) for image in images]
@@ -48,6 +48,7 @@ class FakeEditor:
 
     seconds: float = 0.0
     evaluations: int = 0
+    revision: str = "fake-1"
 
     def take_shared(self, folder: Path) -> None:
         """The pixels do not depend on it."""
@@ -114,7 +115,7 @@ class FakeFactories:
         return FakeCaptioner() if plain else None
 
     def editor(self, recipe: Recipe, device: str) -> Editor:
-        return FakeEditor(self.seconds)
+        return FakeEditor(self.seconds, revision=self.revision)
 
     def facts(self, recipe: Recipe) -> ModelFacts:
         return ModelFacts(self.revision, "fake-captioner-1", sizes_of(recipe, 32, 8))

@@ -71,9 +71,10 @@ class NotingFactories:
     """Picklable."""
 
     folder: str
+    revision: str = "fake-captioner-1"
 
     def captioner(self, recipe: Recipe, device: str) -> FakeCaptioner:
-        return NotingCaptioner(folder=self.folder)
+        return NotingCaptioner(revision=self.revision, folder=self.folder)
 
     def editor(self, recipe: Recipe, device: str) -> Editor:
         return NotingEditor(folder=self.folder)
@@ -121,7 +122,7 @@ def test_runs_that_share_a_caption_cache_ask_once_and_another_revision_asks_agai
         def facts(recipe: Recipe) -> ModelFacts:
             return replace(fake_operations().facts(recipe), captioner_revision=revision)
 
-        noting = NotingFactories(str(notes))
+        noting = NotingFactories(str(notes), revision)
         summary = run_edit(recipe, Operations(noting.captioner, noting.editor, facts))
         assert (summary.edits, summary.failures, summary.left) == (5, 0, 0)
         return Counter(json.loads(path.read_text())[0] for path in notes.iterdir()) - Counter(edit=99)
