@@ -19,10 +19,13 @@ from pipeline.retrying import code_of, retried
 SCHEME = "s3://"
 # A call to S3 passes three layers that could retry: botocore, s3fs, and `retried` around both. Only the last one sees
 # a body that breaks off, and counts what it does; so the attempts are its own and the other two have one each. A call
-# makes at most ATTEMPTS requests, and a store that hangs costs at most ATTEMPTS * _CALL_SECONDS and the pauses.
+# makes at most ATTEMPTS requests, and a store that hangs costs at most ATTEMPTS * _CALL_SECONDS and the pauses; of a
+# PUT also the time that its body takes on a slow line.
 # Streams are read inside s3fs, where `retried` does not reach: there botocore and s3fs have the attempts.
 _STREAM_ATTEMPTS = {"botocore": 4, "s3fs": 3}
 _CONNECT_SECONDS, _READ_SECONDS, _CALL_SECONDS = 5, 15, 30
+_SLOW_LINE = 2**20
+"""Bytes a second, at which a body must arrive at least."""
 _PAGE_KEYS = 1000
 
 
@@ -46,8 +49,9 @@ def _client(streams: bool = False) -> Any:
 
 async def _answer(method: str, **arguments: Any) -> Any:
     """What S3 answers, a body not read yet."""
-    # No timeout of the client covers the wait for `100 Continue` before a PUT sends its body.
-    return await asyncio.wait_for(_client()._call_s3(method, **arguments), _CALL_SECONDS)
+    # No timeout of the client covers the wait for `100 Continue` before a PUT sends its body, nor that itself.
+    seconds = _CALL_SECONDS + len(arguments.get("Body", b"")) / _SLOW_LINE
+    return await asyncio.wait_for(_client()._call_s3(method, **arguments), seconds)
 
 
 def _call(method: str, **arguments: Any) -> Any:

@@ -26,7 +26,7 @@ from aiohttp import web
 
 from tests.s3_server import S3Server
 
-Fault = Literal["internal", "slow_down", "expired", "denied", "full", "reset", "truncate", "stall", "call"]
+Fault = Literal["internal", "slow_down", "expired", "denied", "full", "reset", "truncate", "stall", "slow", "call"]
 _ERRORS = {
     "internal": (500, "InternalError"),
     "slow_down": (503, "SlowDown"),
@@ -40,7 +40,8 @@ _OWN_HEADERS = frozenset({"connection", "content-length", "date", "expect", "kee
 
 @dataclass(frozen=True)
 class Rule:
-    """When a fault strikes. `truncate` and `reset` break an answer's body off; `call` runs before the forwarding."""
+    """When a fault strikes. `truncate` and `reset` break an answer's body off; `slow` leaves a request's body on the
+    line for a while; `call` runs before the forwarding."""
 
     fault: Fault
     operations: tuple[str, ...] = ("GET", "PUT", "LIST", "HEAD", "DELETE")
@@ -52,7 +53,7 @@ class Rule:
     after: int = 0
     """Requests that match and pass before the first strike."""
     seconds: float = 30.0
-    """How long a stall lasts."""
+    """How long a stall or a slow body lasts."""
     call: Callable[[str], None] | None = None
 
 
@@ -170,7 +171,9 @@ async def _answer(proxy: S3Proxy, session: aiohttp.ClientSession, request: web.B
     if request.headers.get("Expect"):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-    body = await request.read()
+    if rule is not None and rule.fault == "slow":
+        await asyncio.sleep(rule.seconds)
+    body = await request.content.read()  # `request.read` takes no more than a MiB
     if rule is not None:
         if rule.fault in _ERRORS:
             return _error(request, rule.fault)

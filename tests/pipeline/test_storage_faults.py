@@ -96,6 +96,14 @@ def test_puts_heads_lists_and_deletes_that_fail_a_few_times_are_done(
     assert proxy.struck[fault] >= 6
 
 
+def test_a_large_body_has_the_time_that_it_takes_on_a_slow_line(store: Store, proxy: S3Proxy) -> None:
+    large = bytes(8 * 2**20)
+    proxy.set(Rule("slow", ("PUT",), seconds=2))
+    store.write("a", large)
+    assert proxy.requests["PUT"] == 1
+    assert store.read("a") == large
+
+
 @pytest.mark.parametrize("fault", ["truncate", "reset"])
 def test_a_body_that_always_breaks_off_is_never_taken_for_the_object(
     fault: s3_proxy.Fault, store: Store, proxy: S3Proxy
