@@ -56,6 +56,8 @@ class CaptionStage:
             captioner_name(recipe.captioner),
             pool.device,
             lambda: operations.make_captioner(recipe, pool.device),
+            "caption",
+            progress,
             attempts,
         )
 

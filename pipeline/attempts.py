@@ -93,10 +93,19 @@ class Attempts:
 
     def deaths(self, stage: str, unit: str) -> int:
         """How many processes of this run died in a stage with exactly this unit."""
+        return len(self._markers(stage, unit))
+
+    def forgive(self, stage: str, unit: str) -> None:
+        """Forget the deaths of this run in a stage with exactly this unit."""
+        if self.store is not None:
+            in_threads(self.store.delete, self._markers(stage, unit))
+
+    def _markers(self, stage: str, unit: str) -> list[str]:
         if self.store is None:
-            return 0
+            return []
         folder, beginning = attempt_name(stage, unit, self.run, "")
-        return sum(1 for _ in list_entries(self.store.uri(f"{_FOLDER}/{folder}"), beginning))
+        entries = list_entries(self.store.uri(f"{_FOLDER}/{folder}"), beginning)
+        return [self.store.key(entry.uri) for entry in entries]
 
     @contextlib.contextmanager
     def marked(self, stage: str, samples: Sequence[str], unit: str | None = None) -> Iterator[None]:

@@ -16,9 +16,20 @@ def leave_if_lost(error: Exception) -> None:
 
     The attempt marker of its rows stays, so that a row that always does this is set aside.
     """
-    torch = _torch()
-    if torch and isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
+    if _is_lost(error):
         os._exit(1)
+
+
+def _is_lost(error: Exception) -> bool:
+    torch = _torch()
+    if torch is None:
+        return False
+    return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError)
+
+
+def is_of_device(error: Exception) -> bool:
+    """Whether a device is broken or cannot be had. torch tells only some of that by a type of its own."""
+    return _is_lost(error) or (isinstance(error, RuntimeError) and "CUDA" in str(error))
 
 
 def is_out_of_memory(error: Exception) -> bool:

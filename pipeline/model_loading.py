@@ -1,4 +1,4 @@
-"""Models in their actors: loaded once, or one clear error for the whole job."""
+"""Models in their actors: loaded once, or one clear error for the whole job where none of a stage can be."""
 
 import atexit
 import os
@@ -13,7 +13,7 @@ import ray
 
 from pipeline.attempts import Attempts
 from pipeline.cluster import RETRIES
-from pipeline.device import is_out_of_memory
+from pipeline.device import is_of_device, is_out_of_memory
 from pipeline.operations import ModelFacts, Operations
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
@@ -54,30 +54,45 @@ def _checked(key: str, revision: str, make: Callable[[Recipe, str], _M], recipe:
     return made
 
 
-def load_model(key: str, name: str, device: str, make: Callable[[], _T], attempts: Attempts) -> _T | ModelError:
+def load_model(
+    key: str, name: str, device: str, make: Callable[[], _T], stage: str, progress: Progress, attempts: Attempts
+) -> _T | ModelError:
     """The model that `make` gives, or why there is none; `key` is the recipe's key that names it.
 
-    An error is returned, not raised: Ray starts an actor again whose constructor raises, and the next load would end
-    alike. The actor raises it in its first call, which ends the job. A load that kills its process is tried RETRIES
-    times in the same actor.
+    An error is returned while no actor of the stage has loaded the model, since the next load would end alike: the
+    actor raises it in its first call, which ends the job. Later it is the error of a node, such as a broken device. It
+    ends the process then, as some loads do by themselves, and Ray starts it again with the rows that it had. After
+    RETRIES of these an actor is given up: its constructor raises, which Ray Data bears RETRIES times in a row, until
+    one loads.
     """
     actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
     if actor is not None:
         _end_without_teardown()
     unit = actor or "here"
     deaths = attempts.deaths(f"load-{key}", unit)
-    if deaths >= RETRIES:
-        died = f"its process died {deaths} times while loading, as when memory runs out"
-        return ModelError(_text(key, name, device, died, _MEMORY))
-    try:
-        with attempts.marked(f"load-{key}", (), unit):
-            return make()
-    except ModelError as error:
-        return error
-    except Exception as error:
-        why = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
-        mend = _MEMORY if is_out_of_memory(error) else _FILES if isinstance(error, OSError) else _KIND
-        return ModelError(_text(key, name, device, why, mend[key] if isinstance(mend, dict) else mend))
+    with attempts.marked(f"load-{key}", (), unit):
+        try:
+            if deaths >= RETRIES:
+                raise _Died(f"its process died {deaths} times while loading, as when memory runs out")
+            made = make()
+        except ModelError as error:
+            return error
+        except Exception as error:
+            failed = ModelError(_text(key, name, device, error))
+            if not progress.has_loaded(stage):
+                return failed
+            if deaths + 1 < RETRIES:
+                print(failed, file=sys.stderr, flush=True)
+                os._exit(1)  # its marker stays
+            raise failed from None
+    progress.loaded(stage)
+    if deaths:
+        attempts.forgive(f"load-{key}", unit)  # a long run may lose a node under each load of one actor
+    return made
+
+
+class _Died(Exception):
+    """Loads that killed their processes."""
 
 
 @cache
@@ -106,11 +121,23 @@ def usable(loaded: _T | ModelError, progress: Progress) -> _T:
 
 _MEMORY = "give it more memory: a smaller dtype (bfloat16), fewer actors (pools), or a larger device"
 _FILES = "check that all its files are there and can be read, the *.safetensors too"
+_DEVICE = (
+    "look at it there (nvidia-smi): a node whose device is broken must leave the cluster, and torch must fit the driver"
+)
 _KIND = {
     "model": "it must be in the layout of diffusers and of a family that README.md lists, with its *.safetensors",
     "captioner": "it must be an image-text-to-text model of transformers, with its *.safetensors",
 }
 
 
-def _text(key: str, name: str, device: str, why: str, mend: str) -> str:
-    return f"{key}: {name!r} cannot be loaded on {device}: {why}\n  {mend}"
+def _text(key: str, name: str, device: str, error: Exception) -> str:
+    why = str(error) if isinstance(error, _Died) else f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+    return f"{key}: {name!r} cannot be loaded on {device} of {socket.gethostname()}: {why}\n  {_mend(key, error)}"
+
+
+def _mend(key: str, error: Exception) -> str:
+    if isinstance(error, _Died) or is_out_of_memory(error):
+        return _MEMORY
+    if is_of_device(error):
+        return _DEVICE
+    return _FILES if isinstance(error, OSError) else _KIND[key]

@@ -78,7 +78,7 @@ class ModelStage(ABC):
             return editor
 
         self._useful = 0.0
-        self._loaded = load_model("model", recipe.model, pool.device, make, attempts)
+        self._loaded = load_model("model", recipe.model, pool.device, make, self.name, progress, attempts)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         set_threads(self._threads)

@@ -70,6 +70,7 @@ class _Counter:
     def __init__(self, run: str, asked: int, plan: Plan) -> None:
         self._counts, self._metrics = Counts(), RunMetrics(run, asked, plan)
         self._parts: dict[str, None] = {}
+        self._loaded: set[str] = set()
         self._next = dict(pairwise(("load", *plan.pools)))
         self._before = {pool: stage for stage, pool in self._next.items()}
 
@@ -120,6 +121,12 @@ class _Counter:
     def halved(self, stage: str, batch: int) -> None:
         self._counts.batches[stage] = min(batch, self._counts.batches.get(stage, batch))
 
+    def loaded(self, stage: str) -> None:
+        self._loaded.add(stage)
+
+    def has_loaded(self, stage: str) -> bool:
+        return stage in self._loaded
+
     def refused(self, why: str) -> None:
         self._counts.refusal = why
 
@@ -159,6 +166,18 @@ class Progress:
         """Report that memory ran out and the stage goes on with this batch; does not wait."""
         if self.actor is not None:
             self.actor.halved.remote(stage, batch)
+
+    def loaded(self, stage: str) -> None:
+        """Report that an actor of a stage has loaded its model; does not wait."""
+        if self.actor is not None:
+            self.actor.loaded.remote(stage)
+
+    def has_loaded(self, stage: str) -> bool:
+        """Whether any actor of a stage has loaded its model in this run; no when the counter is lost."""
+        try:
+            return self.actor is not None and ray.get(self.actor.has_loaded.remote(stage))
+        except RayActorError:
+            return False
 
     def refused(self, why: str) -> None:
         """Report that a model cannot be loaded; waits until it is heard."""

@@ -295,7 +295,13 @@ def test_out_of_memory_in_captioning_halves_its_batch_down_to_one() -> None:
 
 @pytest.mark.parametrize(
     ("error", "mend"),
-    [(OSError("no file named x"), "files"), (torch.OutOfMemoryError("full"), "memory"), (KeyError("vae"), "family")],
+    [
+        (OSError("no file named x"), "files"),
+        (torch.OutOfMemoryError("full"), "memory"),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), "nvidia-smi"),
+        (RuntimeError("No CUDA GPUs are available"), "nvidia-smi"),
+        (KeyError("vae"), "family"),
+    ],
 )
 def test_a_model_that_cannot_be_loaded_is_told_with_its_name_and_the_mend(error: Exception, mend: str) -> None:
     def fail(recipe: Recipe, device: str) -> NoReturn:
