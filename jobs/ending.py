@@ -1,4 +1,4 @@
-"""How a job ends before its work is done: it refuses, or a signal stops it; each by a word and an exit code."""
+"""How a job ends before its work is done: it refuses, or Ray or a signal stops it; each by a word and an exit code."""
 
 import sys
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ _BAD_PLACES = (PermissionError, NotADirectoryError, FileExistsError)
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """While the block runs, what a job refuses ends the command with exit code 2, and SIGINT and SIGTERM with their
-    own, by typer.Exit."""
+    """While the block runs, what a job refuses ends the command with exit code 2, what Ray ends with 1, and SIGINT and
+    SIGTERM with their own, by typer.Exit."""
     # Ray and the rest take seconds to import: a wrong recipe is told before.
     import ray
 
-    from pipeline.flow import Interrupted
+    from pipeline.flow import ClusterError, Interrupted
     from pipeline.ledger import FingerprintError
     from pipeline.model_loading import ModelError
     from pipeline.placement import PlacementError
@@ -37,6 +37,8 @@ def ending_in_order() -> Iterator[None]:
             yield
         except (*_BAD_PLACES, RecipeError, FingerprintError, PlacementError, StorageError, ModelError) as error:
             refuse(error)
+        except ClusterError as error:
+            refuse(error, 1)
         except KeyboardInterrupt as interrupt:
             # First the word: `ray job stop` gives three seconds.
             _show_stop(interrupt if isinstance(interrupt, Interrupted) else None)

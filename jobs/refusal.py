@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 
-def refuse(error: Exception) -> NoReturn:
-    """Tell what is wrong on stderr and end the command."""
+def refuse(error: Exception, code: int = 2) -> NoReturn:
+    """Tell what is wrong on stderr and end the command; another code is of what was begun."""
     Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
-    raise typer.Exit(2) from None
+    raise typer.Exit(code) from None

@@ -2,12 +2,16 @@
 
 import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy
+from ray.data.exceptions import ExecutionTimeoutError, SystemException
+from ray.exceptions import ObjectLostError, RayActorError, RayError, StreamingGeneratorReplayInconsistentError
 
 from pipeline import storage_metrics
 from pipeline.actors import CaptionStage, EditStage
@@ -101,6 +105,13 @@ class Interrupted(KeyboardInterrupt):
         self.counts = counts
 
 
+class ClusterError(Exception):
+    """Ray, or a machine, ended a run that the same command completes."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}\n  what is written stays; run the same command again: it does what is left")
+
+
 def run_edit(
     recipe: Recipe,
     operations: Operations,
@@ -116,8 +127,9 @@ def run_edit(
     listing: what to edit, prepared below the output; None: the input is listed now. partition: its rows' own.
 
     Raises RecipeError, FingerprintError or PlacementError before anything starts, StorageError or PermissionError when
-    a store refuses, ModelError when a model cannot be loaded, and Interrupted for KeyboardInterrupt in the stream.
-    Other errors of the stream come through as they are. The same call goes on from what was written.
+    a store refuses, ModelError when a model cannot be loaded, ClusterError where Ray or a machine ends it, and
+    Interrupted for KeyboardInterrupt in the stream. Other errors of the stream come through as they are. The same call
+    goes on from what was written.
     """
     started = time.monotonic()
     storage_metrics.untold()  # of what this process did before
@@ -125,7 +137,8 @@ def run_edit(
         recipe, operations, new_run=new_run, retry_failed=retry_failed, listing=listing, partition=partition
     )
     manifest, attempts, name = run.manifest, run.attempts, run.ledger.fingerprint
-    before = run.ledger.account(manifest, recipe.edits, retry_failed)
+    with _counting():
+        before = run.ledger.account(manifest, recipe.edits, retry_failed)
     counts, problem = Counts(), None
     uses: Mapping[str, StageUse] = {}
     after, limit = before, int(recipe.max_failure_fraction * before.asked)
@@ -134,18 +147,24 @@ def run_edit(
         problem = f"stopped: {told}; add --retry-failed, or raise the limit"
     elif before.left:
         connect(address)
-        # A stream that ended by an error keeps its actors, and their CPUs, until its frames are collected; this one
-        # would wait for them without a word.
-        gc.collect()
         plan = plan_run(recipe, cluster_resources(), before, run.facts.most_pixels)
         progress, streamed = Progress.start(name[:12], before.left, plan), time.monotonic()
         left = before
         while problem is None and left.left:
-            problem = _streamed(run, plan, progress, limit, before)
+            # A stream that ended by an error keeps its actors, and their CPUs, until its frames are collected; this one
+            # would wait for them without a word.
+            gc.collect()
+            ending = _streamed(run, plan, progress, limit, before)
+            problem = f"stopped: {ending}" if isinstance(ending, TooManyFailures) else None
             count = run.ledger.settled_account if problem is None else run.ledger.account
-            after = count(manifest, recipe.edits)
+            with _counting():
+                after = count(manifest, recipe.edits)
             # Where a node dies Ray reads anew what that held, when part of it is done: its blocks are other ones then,
-            # and rows may fall between them. A stream that brings nothing more is the last.
+            # and rows may fall between them, or Ray refuses them. A stream that brings nothing more is the last.
+            # Of failures that were to be tried again the account does not tell which ones still are.
+            unknown = run.retry_failed and after.failures > 0
+            if isinstance(ending, ClusterError) and (unknown or after.left >= left.left):
+                raise ending
             if after.left >= left.left:
                 break
             run, left = replace(run, retry_failed=False), after
@@ -156,8 +175,11 @@ def run_edit(
     return _summary(run, after, counts, uses, problem, time.monotonic() - started)
 
 
-def _streamed(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, before: Account) -> str | None:
-    """Stream what is left; returns why it was stopped. before: the run. Raises as `run_edit` does."""
+def _streamed(
+    run: EditRun, plan: Plan, progress: Progress, failure_limit: int, before: Account
+) -> TooManyFailures | ClusterError | None:
+    """Stream what is left; returns why it was stopped, or what Ray lost that another stream may make. before: the run.
+    Raises as `run_edit` does."""
     try:
         with shown(progress, before.work.images, before.left):
             _stream(run, plan, progress, failure_limit, before.failures)
@@ -169,10 +191,32 @@ def _streamed(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, 
         cause = _cause(error)
         if isinstance(cause, (StorageError, PermissionError)):
             raise type(cause)(_own_words(cause)) from None  # what the store says, without the layers of Ray
-        if not isinstance(cause, TooManyFailures):
+        if isinstance(cause, TooManyFailures):
+            return TooManyFailures(_own_words(cause))
+        if not isinstance(cause, _OF_RAY):
             raise
-        return f"stopped: {_own_words(cause)}"
+        told = ClusterError(_words_of_ray(cause))
+        if isinstance(cause, _LOST):
+            return told
+        raise told from None
     return None
+
+
+_LOST = (ObjectLostError, RayActorError, StreamingGeneratorReplayInconsistentError)
+"""What a node takes with it where Ray cannot make it anew, or makes something else."""
+_OF_RAY = (RayError, ExecutionTimeoutError)
+
+
+@contextmanager
+def _counting() -> Iterator[None]:
+    """While the block counts, in several processes, what storage holds."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise ClusterError(_KILLED) from None
+
+
+_KILLED = "a process that counted what storage holds was killed, as when the driver's memory runs out"
 
 
 def open_edit_run(
@@ -288,7 +332,17 @@ def _pool(pool: PoolPlan, arguments: Mapping[str, Any], batch: int, again: int) 
 def _cause(error: BaseException) -> BaseException:
     """What a worker raised, below the layers that Ray puts around it."""
     inner = getattr(error, "cause", None) or error.__cause__
-    return error if inner is None or inner is error else _cause(inner)
+    # Ray Data puts an empty SystemException below what is no error of ours.
+    return error if inner is None or inner is error or isinstance(inner, SystemException) else _cause(inner)
+
+
+def _words_of_ray(error: BaseException) -> str:
+    """What an error of Ray says first; of an actor that was given up, why it had no model."""
+    text = str(error).strip()
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return text.rpartition("ModelError: ")[2]
+    first, _, _ = text.partition("\n")
+    return f"Ray: {type(error).__name__}: {first}"
 
 
 def _own_words(error: BaseException) -> str:

@@ -4,6 +4,7 @@ A row that is to blame is a white image: `poison.png`.
 """
 
 import io
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -122,6 +123,30 @@ def _device_lost(always: bool) -> None:
     _before(FakeEditor, "__call__", check)
 
 
+def _stays_lost() -> None:
+    """The same in an actor's fifth call, when it has edited a block of 16; then three loads fail."""
+    from pipeline.cluster import RETRIES
+    from tests.fakes import FakeEditor, FakeFactories
+
+    once, calls = Path(os.environ[ONCE]), itertools.count()
+
+    def call(*_: Any) -> None:
+        if next(calls) == 4 and not once.exists():
+            import torch
+
+            once.touch()
+            raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+
+    def load(*_: Any) -> None:
+        if once.exists() and once.stat().st_size < RETRIES:
+            with once.open("a") as file:
+                file.write("x")
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+
+    _before(FakeEditor, "__call__", call)
+    _before(FakeFactories, "editor", load)
+
+
 def _unlucky() -> None:
     """Edits of dark images raise."""
     from tests.fakes import FakeEditor
@@ -150,6 +175,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "memory": _memory,
     "device-once": lambda: _device_lost(False),
     "device-always": lambda: _device_lost(True),
+    "device-stays-lost": _stays_lost,
     "model-kills": _model_kills,
     "unlucky": _unlucky,
 }

@@ -112,6 +112,16 @@ def device_lost_always(folder: Path) -> Outcome:
     return outcome("sticky device error of a row", str(folder / "out"), note=_told(folder, code))
 
 
+def device_stays_lost(folder: Path) -> Outcome:
+    """The same later on, and the actor that Ray starts again cannot load its model there: it is given up, with its
+    rows, and another stream makes them."""
+    _prepare(folder, images=40)
+    code, _, log = _run(folder, "device-stays-lost")
+    assert code == 0, log
+    note = _told(folder, code, f"{(folder / 'once').stat().st_size} loads failed")
+    return outcome("a device that stays lost", str(folder / "out"), kills=1, note=note)
+
+
 def _eim(folder: Path) -> tuple[int, str]:
     """Exit code and standard error of the real command."""
     joined = {"RAY_ADDRESS": os.environ[SHARED]} if SHARED in os.environ else {}
@@ -215,6 +225,7 @@ SCENARIOS: tuple[tuple[str, Callable[[Path], Outcome]], ...] = (
     ("out-of-memory", out_of_memory),
     ("device-lost-once", device_lost_once),
     ("device-lost-always", device_lost_always),
+    ("device-stays-lost", device_stays_lost),
     ("not-finite", not_finite),
     ("model-without-weights", model_without_weights),
     ("model-kills", model_that_kills),
@@ -235,6 +246,7 @@ EXPECTED: Mapping[str, tuple[int, int, str]] = {
     ),
     "device-lost-once": (16, 0, "exit 0; no failures; 0 markers left"),
     "device-lost-always": (14, 2, _SET_ASIDE.format("edit")),
+    "device-stays-lost": (80, 0, "exit 0; no failures; 0 markers left; 3 loads failed"),
     "not-finite": (2, 2, "exit 0; 2 x edit NotFinite attempts 1; 0 markers left"),
     "model-without-weights": (2, 0, "exit 2 within 200 s: True; with its weights exit 0"),
     "model-kills": (16, 0, "exit 2 within 200 s: True; mended exit 0"),
