@@ -25,6 +25,7 @@ from pipeline.operations import Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
+from pipeline.shared import Wanted
 from pipeline.work import Row, error_on, source_image, table_of_work
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ class EditStage(ModelStage):
         return self._edit(images, prompts, tasks, seeds, self._batch)
 
 
-def _edit_tasks(row: Row, shared: Mapping[tuple[str, str], str]) -> list[tuple[Row, Any]]:
-    """The results of a row to be filled, each with its task; shared: the ids of directions by (attribute, target)."""
+def _edit_tasks(row: Row, shared: Mapping[Wanted, str]) -> list[tuple[Row, Any]]:
+    """The results of a row to be filled, each with its task; shared: the ids of directions."""
     from eim_ops.task import EditTask
 
     asked = {edit.edit_id: edit for edit in edits_from_json(row["edits"])}
@@ -149,20 +150,20 @@ def _edit_tasks(row: Row, shared: Mapping[tuple[str, str], str]) -> list[tuple[R
     for result in row["results"]:
         if result["error_stage"] is None:
             edit = asked[result["edit_id"]]
-            pairs = list(zip(edit.attributes, edit.targets, strict=True)) if shared else []
-            if unknown := [pair for pair in pairs if pair not in shared]:
+            parts = list(zip(edit.attributes, edit.targets, edit.requests, strict=True)) if shared else []
+            if unknown := [part for part in parts if part not in shared]:
                 result.update(error_on("edit", NoSharedDirection(_NO_DIRECTION.format(*unknown[0]))))
                 continue
-            ids = tuple(shared[pair] for pair in pairs)
+            ids = tuple(shared[part] for part in parts)
             tasks.append((result, EditTask(edit.edit_id, tuple(result["target_prompts"]), edit.strength, ids)))
     return tasks
 
 
 class NoSharedDirection(Exception):
-    """An edit of a row's own, whose target is none of the recipe's."""
+    """An edit of a row's own, whose target, or its request, is none of the recipe's."""
 
 
-_NO_DIRECTION = "no shared direction for {} -> {}: list it in the recipe's edits, or set direction: own"
+_NO_DIRECTION = "no shared direction for {} -> {}, request {!r}: list it in the recipe's edits, or set direction: own"
 
 
 class NotFinite(Exception):

@@ -24,7 +24,7 @@ from pipeline.operations import Editor, Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from pipeline.shared import SharedDirections
+from pipeline.shared import SharedDirections, Wanted
 from pipeline.work import Row, error_on, table_of_work
 
 ImageWork = tuple[Row, list[tuple[Row, Any]]]
@@ -67,7 +67,7 @@ class ModelStage(ABC):
         self._threads = pool.threads
         self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
         self._images_at_once = recipe.batch  # a device holds their trajectories
-        self._shared: Mapping[tuple[str, str], str] = {} if shared is None else shared.ids
+        self._shared: Mapping[Wanted, str] = {} if shared is None else shared.ids
 
         def make() -> Editor:
             editor = operations.make_editor(recipe, pool.device)

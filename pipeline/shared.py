@@ -11,8 +11,8 @@ _FOLDER = "directions"
 ARTIFACT = ("direction.safetensors", "direction.json")
 """The files of one, as `eim_ops/identify/shared.py` writes them."""
 
-Pair = tuple[str, str]
-"""(attribute, target)."""
+Wanted = tuple[str, str, str]
+"""(attribute, target, request): what a direction is identified for; another request leads to other target prompts."""
 
 
 @dataclass(frozen=True)
@@ -20,21 +20,21 @@ class SharedDirections:
     """The ids of a run's shared directions; it travels to the workers."""
 
     store: Store
-    ids: Mapping[Pair, str]
+    ids: Mapping[Wanted, str]
 
     @classmethod
-    def read(cls, store: Store, pairs: list[Pair]) -> "SharedDirections":
-        """Those of these pairs that are recorded."""
-        found = {pair: store.read_json(key)["id"] for pair in pairs if store.exists(key := _record(pair))}
+    def read(cls, store: Store, wanted: list[Wanted]) -> "SharedDirections":
+        """Those of the wanted that are recorded."""
+        found = {each: store.read_json(key)["id"] for each in wanted if store.exists(key := _record(each))}
         return cls(store, found)
 
-    def add(self, pair: Pair, folder: Path) -> None:
+    def add(self, wanted: Wanted, folder: Path) -> None:
         """Put the artifact in `folder`, named by its id, and then its record."""
         for file in ARTIFACT:
             self.store.write(f"{_FOLDER}/{folder.name}/{file}", (folder / file).read_bytes())
-        attribute, target = pair
-        record = canonical_json({"attribute": attribute, "target": target, "id": folder.name})
-        self.store.write(_record(pair), record.encode())
+        attribute, target, request = wanted
+        record = {"attribute": attribute, "target": target, "request": request, "id": folder.name}
+        self.store.write(_record(wanted), canonical_json(record).encode())
 
     def fetch(self, folder: Path) -> Iterator[Path]:
         """Each artifact once, copied below a local folder."""
@@ -45,6 +45,6 @@ class SharedDirections:
             yield folder / name
 
 
-def _record(pair: Pair) -> str:
-    name = sha256_bytes("\0".join(pair).encode())[:16]
+def _record(wanted: Wanted) -> str:
+    name = sha256_bytes("\0".join(wanted).encode())[:16]
     return f"{_FOLDER}/{name}.json"

@@ -20,41 +20,64 @@ from tests.tiny import tiny_operations
 
 POOL = PoolPlan(1, 1.0, 0.0, 1, "cpu")
 IDLE = (POOL, Progress(), Attempts())
-PAIR = ("smile", "broad smile")
+REQUEST, OTHER = "change to broad smile", "red hair"
+BROAD = ("smile", "broad smile", REQUEST)
 
 
-def recipe() -> Recipe:
-    return make_recipe(model="tiny", edits=[SMILE], batch=2, method={"steps": 2, "draws": 1}, direction="shared")
+def recipe(*requests: str) -> Recipe:
+    edits = [{**SMILE, "request": request} for request in requests] or [SMILE]
+    return make_recipe(model="tiny", edits=edits, batch=2, method={"steps": 2, "draws": 1}, direction="shared")
 
 
-def captioned(seed: int) -> Row:
+def captioned(seed: int, *requests: str) -> Row:
     pixels = np.random.default_rng(seed).integers(50, 150, (64, 64, 3), np.uint8)
-    row = work_row(asked(), image=encode_png(pixels), source_sha256=str(seed), seed=seed, sample_id=f"{seed:02x}")
+    edits = [asked(request, request=request) for request in requests or (REQUEST,)]
+    row = work_row(*edits, image=encode_png(pixels), source_sha256=str(seed), seed=seed, sample_id=f"{seed:02x}")
     (done,) = CaptionStage(tiny_operations(), recipe(), *IDLE)(table_of_work([row])).to_pylist()
     return done
 
 
-def shared_over(rows: list[Row], folder: Path) -> SharedDirections:
+def shared_over(rows: list[Row], folder: Path, *requests: str) -> SharedDirections:
+    its = recipe(*requests)
     store = open_store(str(folder))
-    sample = SampleStage(tiny_operations(), recipe(), *IDLE)(table_of_work(rows)).to_pylist()
-    store_averages(sample, wanted_pairs(recipe().edits), SharedDirections(store, {}), recipe(), "fake-1")
-    return SharedDirections.read(store, [PAIR])
+    sample = SampleStage(tiny_operations(), its, *IDLE)(table_of_work(rows)).to_pylist()
+    wanted = wanted_pairs(its.edits)
+    store_averages(sample, wanted, SharedDirections(store, {}), its, "fake-1")
+    return SharedDirections.read(store, list(wanted))
 
 
 def test_edits_take_the_mean_of_the_sample_and_name_it(tmp_path: Path) -> None:
     rows = [captioned(seed) for seed in range(3)]
     shared = shared_over(rows[:2], tmp_path)
     (file,) = {key for key in open_store(str(tmp_path)).keys("directions") if key.endswith(".safetensors")}
-    assert file == f"directions/{shared.ids[PAIR]}/direction.safetensors"
+    assert file == f"directions/{shared.ids[BROAD]}/direction.safetensors"
 
     stage = EditStage(tiny_operations(), recipe(), *IDLE, shared=shared)
     edited = stage(table_of_work(rows)).to_pylist()
     results = [row["results"][0] for row in edited]
-    assert {(its["direction_id"], its["direction_method"]) for its in results} == {(shared.ids[PAIR], "shared")}
+    assert {(its["direction_id"], its["direction_method"]) for its in results} == {(shared.ids[BROAD], "shared")}
     own = EditStage(tiny_operations(), recipe(), *IDLE)(table_of_work(rows)).to_pylist()
     assert results[2]["image"] != own[2]["results"][0]["image"]
     assert results[2]["evaluations"] < own[2]["results"][0]["evaluations"], "nothing is identified for it"
     assert shared_over(rows[:2], tmp_path).ids == shared.ids, "the same images give the same direction"
+
+
+def test_each_request_for_a_target_has_a_direction_of_its_own(tmp_path: Path) -> None:
+    rows = [captioned(seed, REQUEST, OTHER) for seed in range(2)]
+    shared = shared_over(rows, tmp_path, REQUEST, OTHER)
+    assert len(set(shared.ids.values())) == 2
+    edited = EditStage(tiny_operations(), recipe(), *IDLE, shared=shared)(table_of_work(rows)).to_pylist()
+    named = {its["edit_id"]: its["direction_id"] for its in edited[0]["results"]}
+    assert named == {REQUEST: shared.ids[BROAD], OTHER: shared.ids[*BROAD[:2], OTHER]}
+
+
+def test_another_request_finds_no_direction_of_the_same_target(tmp_path: Path) -> None:
+    rows = [captioned(seed) for seed in range(2)]
+    shared = shared_over(rows, tmp_path)
+    assert not SharedDirections.read(shared.store, [(*BROAD[:2], OTHER)]).ids
+    stage = EditStage(tiny_operations(), recipe(), *IDLE, shared=shared)
+    (row,) = stage(table_of_work([captioned(2, OTHER)])).to_pylist()
+    assert "no shared direction for smile -> broad smile, request 'red hair'" in row["results"][0]["error_message"]
 
 
 def test_a_sample_of_which_nothing_came_is_refused_with_the_first_error(tmp_path: Path) -> None:
