@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from eim_ops.arithmetic import ARITHMETIC
 from eim_ops.aspect_buckets import Size
 from eim_ops.method import Method
 from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec, VllmSpec, captioner_identity
@@ -211,6 +212,7 @@ def _method_settings(method: Method) -> dict[str, Any]:
 def pixel_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
     """All settings that change pixels, the edit list aside: what the fingerprint is taken of."""
     return {
+        "arithmetic": ARITHMETIC,
         "model": recipe.model,
         "model_revision": facts.model_revision,
         **caption_settings(recipe, facts),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from eim_ops.arithmetic import ARITHMETIC
 from pipeline.operations import pixel_settings, real_operations
 from pipeline.recipe import RecipeError
 from tests.eim_ops.backbones.tiny import PIPELINES
@@ -132,6 +133,13 @@ def test_a_setting_without_effect_beside_the_others_is_not_in_the_fingerprint() 
     assert told()["free_guidance_share"] == 0.5
     assert "noise" not in told(trajectory="euler", noise="independent")
     assert told(noise="independent")["noise"] == "independent" != told()["noise"]
+
+
+def test_another_version_of_the_arithmetic_is_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make_recipe(model="mini-dit", captioner="mini-vlm")
+    before = pixel_settings(recipe, FACTS(recipe))
+    monkeypatch.setattr("pipeline.operations.ARITHMETIC", ARITHMETIC + 1)
+    assert pixel_settings(recipe, FACTS(recipe)) == {**before, "arithmetic": ARITHMETIC + 1}
 
 
 def test_a_size_that_the_model_has_no_positions_for_is_refused() -> None:
