@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from jinja2.sandbox import SecurityError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from eim_ops.captioning.template import TEMPLATE_ENVIRONMENT
+from eim_ops.mini.shipped import SHIPPED
 
 GIVEN_PROMPTS = "manifest"
 """The captioner's name in a recipe whose manifest brings every prompt."""
@@ -24,6 +26,9 @@ _ENGINE_TAKEN = frozenset(
         "load_format", "seed",
     }
 )  # fmt: skip
+_ENGINE_MEMORY = frozenset({"gpu_memory_utilization", "cpu_offload_gb", "swap_space"})
+"""Settings of the engine that say where its memory lies, and change no answer."""
+_UNPINNED = "unpinned"
 
 
 class _Spec(BaseModel):
@@ -52,7 +57,7 @@ class HttpSpec(_Spec):
     kind: Literal["http"]
     url: Annotated[str, Field(pattern=r"^https?://\S+$"), AfterValidator(_without_secret)]
     model: _Text
-    revision: _Text = "unpinned"
+    revision: _Text = _UNPINNED
     key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     requests_per_minute: Annotated[float, Field(gt=0)] = 600
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
@@ -165,9 +170,23 @@ def captioner_name(spec: _Given) -> str:
     return spec if isinstance(spec, str) else spec.kind if isinstance(spec, TemplateSpec) else spec.model
 
 
-def captioner_identity(spec: _Given) -> str | dict[str, Any]:
-    """What of it changes captions: speed, patience and the key's place do not."""
-    if isinstance(spec, str):
+def pinned_name(model: str) -> str | None:
+    """A model's name as what is recorded of it; None for a local folder, which is what its files are, wherever it lies:
+    its revision is their hash."""
+    return None if model not in SHIPPED and Path(model).is_dir() else model
+
+
+def captioner_identity(spec: _Given) -> str | dict[str, Any] | None:
+    """What of it changes captions, beside its revision: speed, patience, and the places of keys and of what is pinned
+    do not."""
+    if spec == GIVEN_PROMPTS:
         return spec
-    without = {"requests_per_minute", "concurrency", "timeout_seconds", "attempts", "key_env", "questions"}
-    return spec.model_dump(exclude=without)
+    if isinstance(spec, str | ModelSpec):
+        return pinned_name(captioner_name(spec))
+    if isinstance(spec, TemplateSpec):
+        return spec.model_dump()
+    if isinstance(spec, VllmSpec):
+        engine = {key: value for key, value in spec.engine.items() if key not in _ENGINE_MEMORY}
+        return {**spec.model_dump(exclude={"questions"}), "model": pinned_name(spec.model), "engine": engine}
+    without = {"requests_per_minute", "concurrency", "timeout_seconds", "attempts", "key_env"}
+    return spec.model_dump(exclude=without if spec.revision == _UNPINNED else without | {"url"})

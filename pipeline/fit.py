@@ -43,10 +43,8 @@ class Fit:
         return resized(image, size)
 
     def settings(self) -> dict[str, Any]:
-        """What changes pixels and captions, one square as in outputs from before there were other sizes."""
-        sizes = [size.width if size.width == size.height else list(size) for size in self.sizes]
-        its: dict[str, Any] = {"size": sizes[0]} if len(sizes) == 1 else {"size": [list(size) for size in self.sizes]}
-        return its if self.output_size == "model" else {**its, "output_size": self.output_size}
+        """What changes pixels and captions."""
+        return {"sizes": [list(size) for size in self.sizes], "output_size": self.output_size}
 
 
 def resized(image: Image.Image, size: Size) -> Image.Image:

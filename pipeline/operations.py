@@ -10,8 +10,17 @@ import numpy as np
 
 from eim_ops.arithmetic import ARITHMETIC
 from eim_ops.aspect_buckets import Size
+from eim_ops.captioning.minimal_pair import MAX_CHANGED_WORDS
 from eim_ops.method import Method
-from pipeline.captioner_spec import GIVEN_PROMPTS, HttpSpec, TemplateSpec, VllmSpec, captioner_identity
+from pipeline.captioner_spec import (
+    GIVEN_PROMPTS,
+    HttpSpec,
+    TemplateSpec,
+    VllmSpec,
+    captioner_identity,
+    captioner_name,
+    pinned_name,
+)
 from pipeline.fit import Fit, sizes_of
 from pipeline.identity import fingerprint
 from pipeline.recipe import Recipe, RecipeError
@@ -179,41 +188,46 @@ def _captioner_revision(recipe: Recipe) -> str:
         return GIVEN_PROMPTS
     if isinstance(spec, TemplateSpec):
         return fingerprint(spec.model_dump())[:16]
-    if isinstance(spec, str) and spec in SHIPPED:
-        return model_revision(spec)
     from eim_ops.captioning.instructions import GENERAL, constraint_is_installed
 
     if isinstance(spec, HttpSpec):
         return f"{spec.revision}+{GENERAL.digest}"
+    pinned = model_revision(captioner_name(spec), None if isinstance(spec, str) else spec.revision)
     if isinstance(spec, VllmSpec):
-        return f"{model_revision(spec.model, spec.revision)}+{GENERAL.digest}"
-    pinned = model_revision(spec) if isinstance(spec, str) else model_revision(spec.model, spec.revision)
+        return f"{pinned}+{GENERAL.digest}"
+    if captioner_name(spec) in SHIPPED:
+        return pinned
     return f"{pinned}+{GENERAL.digest}" + ("+constrained" if constraint_is_installed() else "")
 
 
 def caption_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
     """All settings that change captions, the image and the request aside: what they are cached by."""
-    settings = {"captioner": captioner_identity(recipe.captioner), "captioner_revision": facts.captioner_revision}
-    # Left out where it is not given, so that outputs from before this key keep their fingerprint. Null changes none.
-    given = "max_changed_words" in recipe.model_fields_set and recipe.max_changed_words is not None
-    return {**settings, **({"max_changed_words": recipe.max_changed_words} if given else {})}
+    return {
+        "captioner": captioner_identity(recipe.captioner),
+        "captioner_revision": facts.captioner_revision,
+        "max_changed_words": recipe.max_changed_words or MAX_CHANGED_WORDS,  # null spares none that is asked for
+    }
 
 
 def _method_settings(method: Method) -> dict[str, Any]:
     """Its settings but for those without effect beside the others."""
     settings = asdict(method)
+    idle = {"noise"} if method.trajectory != "coupled" else set()
+    if method.image_half != "hsds":
+        idle |= {"iterations", "damping", "jacobian"}
+    if method.image_half == "none":
+        idle |= {"draws", "image_scale"}
     if method.free_guided_steps in (0, method.steps):
-        del settings["free_guidance_share"]
-    if method.trajectory != "coupled":
-        del settings["noise"]
-    return settings
+        idle.add("free_guidance_share")
+    return {key: value for key, value in settings.items() if key not in idle}
 
 
 def pixel_settings(recipe: Recipe, facts: ModelFacts) -> dict[str, Any]:
     """All settings that change pixels, the edit list aside: what the fingerprint is taken of."""
     return {
         "arithmetic": ARITHMETIC,
-        "model": recipe.model,
+        # Of shared directions as it is given: they are refused where the model has another name.
+        "model": recipe.model if recipe.direction == "shared" else pinned_name(recipe.model),
         "model_revision": facts.model_revision,
         **caption_settings(recipe, facts),
         "method": _method_settings(recipe.method),

@@ -265,7 +265,7 @@ HTTP = {"kind": "http", "url": "http://127.0.0.1:1/v1", "model": "m"}
         ({**HTTP, "url": "localhost"}, ["captioner.url: given 'localhost'"]),
         ({**HTTP, "url": "https://me:secret@host/v1"}, ["captioner.url: a name or a password", "key_env"]),
         ({"kind": "http", "model": "m"}, ["captioner.url: missing"]),
-        ({"kind": "htpp"}, ["captioner: given", "kind: model, vllm, http or template"]),
+        ({"kind": "htpp"}, ["captioner: given", "kind: model (also of the hub), vllm, http or template"]),
         (3, ["captioner: given 3", "mini-vlm"]),
         ("", ["captioner: given ''"]),
         ({**TEMPLATE, "source": "a {{ kind"}, ["captioner.source: no Jinja template"]),
@@ -316,9 +316,12 @@ def test_the_settings_change_with_what_changes_captions_and_with_nothing_else() 
     assert settings(HTTP) != settings({**HTTP, "model": "n"})
     assert settings(HTTP) != settings({**HTTP, "max_tokens": 64})
     assert settings(HTTP) == settings(HTTP, max_changed_words=None) != settings(HTTP, max_changed_words=4)
+    elsewhere = {**HTTP, "url": "http://elsewhere/v1"}
+    assert settings(HTTP) != settings(elsewhere)
+    assert settings({**HTTP, "revision": "2"}) == settings({**elsewhere, "revision": "2"})
     constant = {"kind": "template", "source": "a", "target": "b"}
     assert settings(constant) != settings({**constant, "target": "c"})
-    assert set(settings("mini-vlm")) == {"captioner", "captioner_revision"}
+    assert settings("mini-vlm")["captioner"] == "mini-vlm"
 
 
 def test_a_model_can_be_named_with_its_revision() -> None:

@@ -71,11 +71,10 @@ def test_what_is_no_wider_than_the_buckets_is_never_refused(ratio: float, tall: 
     Fit(aspect_buckets(*made), "source")(Image.new("L", (height, width) if tall else (width, height)))
 
 
-def test_settings_of_one_square_are_as_they_were() -> None:
-    assert square(64).settings() == {"size": 64}
-    assert Fit((Size(96, 64),)).settings() == {"size": [96, 64]}
+def test_settings_are_the_sizes_and_what_is_stored() -> None:
+    assert square(64).settings() == {"sizes": [[64, 64]], "output_size": "model"}
     many = Fit((Size(64, 96), Size(64, 64)), "source").settings()
-    assert many == {"size": [[64, 96], [64, 64]], "output_size": "source"}
+    assert many == {"sizes": [[64, 96], [64, 64]], "output_size": "source"}
 
 
 def sizes(own: int = 64, step: int = 8, largest: int | None = 64, **recipe: Any) -> tuple[Size, ...]:

@@ -157,6 +157,7 @@ def test_speed_is_not_part_of_a_captions_identity_and_the_engine_is(vllm: FakeVl
         return caption_settings(recipe, real_operations().facts(recipe))
 
     assert settings(questions=8) == settings() != settings(engine={"quantization": "fp8"})
+    assert settings() == settings(engine={"gpu_memory_utilization": 0.4})
     assert settings()["captioner_revision"].endswith(GENERAL.digest)
 
 
