@@ -41,7 +41,8 @@ def model_folder(name: str) -> Path | None:
 def model_revision(name: str, revision: str | None = None) -> str:
     """What pins the weights, without loading them: for a folder a hash of its files, for a hub id `revision`.
 
-    Raises ValueError for a hub id whose revision is no commit, since results could then change under one name.
+    Raises ValueError for a hub id whose revision is no commit, since results could then change under one name, and for
+    a folder with a revision, which would choose nothing.
     """
     folder = model_folder(name)
     if folder is None:
@@ -56,6 +57,11 @@ def model_revision(name: str, revision: str | None = None) -> str:
                 f"40 hexadecimal digits: `git ls-remote https://huggingface.co/{name}` lists those of branches and tags"
             )
         return revision
+    if revision is not None:
+        raise ValueError(
+            f"model {name!r} is a {'shipped one' if name in SHIPPED else 'local folder'}, which its files pin: leave "
+            f"its revision {revision!r} out (model_revision, or captioner.revision)"
+        )
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in _HASHED:

@@ -71,6 +71,10 @@ def run(
 
 def find_cluster(cpus: float | None, gpus: float, address: str | None) -> Cluster:
     """The cluster that is given, or the one that is there; Ray is not started."""
+    if address and (cpus is not None or gpus):
+        raise PlacementError(
+            "--address: a cluster that is there has CPUs and GPUs of its own; leave --cpus and --gpus out"
+        )
     if cpus is not None:
         return Cluster(cpus, gpus)
     if gpus:

@@ -115,6 +115,8 @@ class Recipe(_Model):
             raise ValueError("captioner: this template needs columns of a manifest; give input.manifest")
         if self.captioner == GIVEN_PROMPTS and self.input.manifest is None:
             raise ValueError("captioner: 'manifest' takes every prompt from a manifest; give input.manifest")
+        if self.caption_cache and (self.captioner == GIVEN_PROMPTS or isinstance(self.captioner, TemplateSpec)):
+            raise ValueError("caption_cache: prompts of a manifest or of a template are not cached; leave it out")
         return self
 
     @model_validator(mode="after")

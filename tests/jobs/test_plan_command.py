@@ -54,9 +54,11 @@ def test_workers_are_printed_for_kubernetes(tmp_path: Path) -> None:
     assert replicas == [1, 1, 3]
 
 
-def test_gpus_without_cpus_and_a_wrong_recipe_are_refused(tmp_path: Path) -> None:
+def test_gpus_without_cpus_an_address_beside_them_and_a_wrong_recipe_are_refused(tmp_path: Path) -> None:
     recipe = recipe_in(tmp_path)
     result = CliRunner().invoke(app, ["plan", recipe, "--gpus", "2"])
     assert (result.exit_code, "give --cpus too" in result.output) == (2, True)
+    result = CliRunner().invoke(app, ["plan", recipe, "--cpus", "2", "--address", "ray://head:10001"])
+    assert (result.exit_code, "--address: a cluster that is there" in result.output) == (2, True)
     result = CliRunner().invoke(app, ["plan", str(tmp_path / "none.yaml")])
     assert (result.exit_code, "no such recipe" in result.output) == (2, True)

@@ -109,7 +109,7 @@ def test_places_that_no_node_has_are_refused_with_their_keys(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     folders = {"output": "out", "caption_cache": "captions", "model": "model"}
-    recipe = recipe_of(input={"manifest": "rows.csv"}, captioner="manifest", **folders)
+    recipe = recipe_of(input={"manifest": "rows.csv"}, captioner="mini-vlm", **folders)
     with pytest.raises(RecipeError) as refusal:
         check_places(recipe, Path("r.yaml"))
     lines = str(refusal.value).splitlines()

@@ -111,35 +111,68 @@ def test_a_model_of_no_known_family_is_refused(tmp_path: Path) -> None:
         FACTS(make_recipe(model=str(tmp_path), input=ROWS, captioner="manifest"))
 
 
-def test_one_square_size_keeps_its_fingerprint_and_others_are_told_in_it() -> None:
-    def sized(**changes: Any) -> Any:
-        recipe = make_recipe(model="mini-dit", captioner="mini-vlm", **changes)
-        settings = pixel_settings(recipe, FACTS(recipe))
-        return settings["size"], settings.get("output_size")
+def settings(**changes: Any) -> dict[str, Any]:
+    recipe = make_recipe(**{"model": "mini-dit", "captioner": "mini-vlm", **changes})
+    return pixel_settings(recipe, FACTS(recipe))
 
-    assert sized() == sized(size=64) == sized(aspect_buckets=[[64, 64]]) == (64, None)
-    assert sized(size=[64, 48], output_size="source") == ([64, 48], "source")
+
+def test_sizes_are_in_the_fingerprint_however_they_are_written() -> None:
+    def sized(**changes: Any) -> Any:
+        its = settings(**changes)
+        return its["sizes"], its["output_size"]
+
+    assert sized() == sized(size=64) == sized(aspect_buckets=[[64, 64]]) == ([[64, 64]], "model")
+    assert sized(size=[64, 48], output_size="source") == ([[64, 48]], "source")
     table = [[40, 64], [40, 56], [48, 48], [56, 40], [64, 40]]
-    assert sized(size=48, aspect_buckets=True) == (table, None)
+    assert sized(size=48, aspect_buckets=True) == (table, "model")
 
 
 def test_a_setting_without_effect_beside_the_others_is_not_in_the_fingerprint() -> None:
     def told(**method: Any) -> dict[str, Any]:
-        recipe = make_recipe(model="mini-dit", captioner="mini-vlm", method=method)
-        return pixel_settings(recipe, FACTS(recipe))["method"]
+        return settings(method=method)["method"]
 
     assert "free_guidance_share" not in told(free_guidance_share=1)
     assert told(free_guidance=1) == told(free_guidance=1, free_guidance_share=1)
     assert told()["free_guidance_share"] == 0.5
     assert "noise" not in told(trajectory="euler", noise="independent")
     assert told(noise="independent")["noise"] == "independent" != told()["noise"]
+    of_hsds = {"iterations": 3, "damping": 0.5, "jacobian": "source"}
+    assert told(**of_hsds) == told() != told(draws=2)
+    assert told(image_half="hsds", **of_hsds).items() >= of_hsds.items()
+    assert told(image_half="none", draws=2, image_scale=2, **of_hsds) == told(image_half="none")
+
+
+def test_a_default_that_is_written_out_keeps_the_fingerprint() -> None:
+    written = {"max_changed_words": 3, "output_size": "model", "loading": {"compile": False}, "method": {"steps": 7}}
+    assert settings(**written) == settings() != settings(max_changed_words=4)
+    assert settings(captioner={"kind": "model", "model": "mini-vlm"}) == settings()
+
+
+def test_a_folders_model_is_what_its_files_are_wherever_it_lies(schnell: str, tmp_path: Path) -> None:
+    shutil.copytree(schnell, tmp_path / "there")
+
+    def of(model: str, **changes: Any) -> dict[str, Any]:
+        return settings(model=model, method={"free_guidance": 1}, **changes)
+
+    assert of(schnell, captioner=schnell) == of(str(tmp_path / "there"), captioner=str(tmp_path / "there"))
+    assert settings()["model"] == "mini-dit"
+    shared = of(schnell, direction="shared")
+    assert shared["model"] == schnell, "a shared direction is refused where its model has another name"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model_revision": "a" * 40}, {"captioner": {"kind": "model", "model": "mini-vlm", "revision": "a" * 40}}],
+)
+def test_a_revision_of_what_is_pinned_by_its_files_is_refused(changes: Any) -> None:
+    with pytest.raises(RecipeError, match=r"leave its revision 'a{40}' out \(model_revision, or captioner.revision\)"):
+        settings(**changes)
 
 
 def test_another_version_of_the_arithmetic_is_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = make_recipe(model="mini-dit", captioner="mini-vlm")
-    before = pixel_settings(recipe, FACTS(recipe))
+    before = settings()
     monkeypatch.setattr("pipeline.operations.ARITHMETIC", ARITHMETIC + 1)
-    assert pixel_settings(recipe, FACTS(recipe)) == {**before, "arithmetic": ARITHMETIC + 1}
+    assert settings() == {**before, "arithmetic": ARITHMETIC + 1}
 
 
 def test_a_size_that_the_model_has_no_positions_for_is_refused() -> None:
@@ -148,12 +181,9 @@ def test_a_size_that_the_model_has_no_positions_for_is_refused() -> None:
 
 
 def test_loading_is_in_the_fingerprint_where_it_changes_pixels() -> None:
-    def settings(**loading: Any) -> dict[str, Any]:
-        recipe = make_recipe(model="mini-dit", captioner="mini-vlm", loading=loading)
-        return pixel_settings(recipe, FACTS(recipe))
-
-    assert settings(group_offload="leaf_level") == settings()
-    assert settings(layerwise_casting="float8_e4m3fn")["loading"] == {"layerwise_casting": "float8_e4m3fn"}
+    assert settings(loading={"group_offload": "leaf_level"}) == settings()
+    cast = {"layerwise_casting": "float8_e4m3fn"}
+    assert settings(loading=cast)["loading"] == cast
 
 
 def test_the_facts_of_a_model_are_read_without_the_libraries_that_load_it() -> None:

@@ -59,6 +59,14 @@ def test_a_request_can_be_given() -> None:
         ({"pools": {"edit": {"sise": 1}}}, ["pools.edit.sise: unknown key; did you mean 'size'?"]),
         ({"input": {}}, ["input: give either path"]),
         ({"captioner": "manifest"}, ["captioner: 'manifest' takes every prompt from a manifest; give input.manifest"]),
+        (
+            {"input": {"manifest": "x.csv"}, "captioner": "manifest", "caption_cache": "c"},
+            ["caption_cache: prompts of a manifest or of a template are not cached; leave it out"],
+        ),
+        (
+            {"captioner": {"kind": "template", "source": "a", "target": "b"}, "caption_cache": "c"},
+            ["caption_cache: prompts of a manifest or of a template are not cached; leave it out"],
+        ),
         ({"augment": {"budget": {"gpu_hours": None}}}, ["give images, edits or gpu_hours, or leave the budget out"]),
         ({"input": {"manifest": "x.txt"}}, ["input: manifest must end in .parquet, .csv or .jsonl"]),
         ({"edits": []}, ["edits: give at least one edit"]),
