@@ -254,9 +254,12 @@ def _packs(shares: list[float], gpus: int) -> bool:
 def _cpu_shares(cpus: float, sizes: dict[str, int]) -> tuple[float, float]:
     """(CPUs that each actor reserves, CPUs of a task): the tasks' part first, the rest to the actors."""
     actors = sum(sizes.values())
-    if cpus < 1:
-        raise PlacementError(f"the cluster has {cpus:g} CPUs; at least 1 is needed for {actors} actors and the tasks")
-    for_tasks = max(1.0, float(int(cpus * _TASK_SHARE))) if cpus >= 2 else 0.5
+    # Ray Data's repartition takes a whole CPU for its tasks, and has no setting for less.
+    if cpus < 2:
+        raise PlacementError(
+            f"the cluster has {cpus:g} CPUs; 2 are needed: 1 for tasks, and 1 for {actors} actors to share"
+        )
+    for_tasks = max(1.0, float(int(cpus * _TASK_SHARE)))
     each = min(_POOL_CPUS, (cpus - for_tasks) / actors)
     # Where half of the CPUs can hold all, they do: the actors of a lost node are started again on those that are left,
     # and a stream waits for them without end.

@@ -30,7 +30,7 @@ from tests.eim_ops.conftest import tiny_sd3
 from tests.fakes import fake_operations
 from tests.pipeline.builders import make_recipe, start_job
 
-BATCH, CLUSTER = 4, Cluster(1)
+BATCH, CLUSTER = 4, Cluster(2)
 EDITS = [
     {"attribute": "smile", "target": "broad smile", "strengths": [0.5, 1]},
     {"attribute": ["smile", "hair"], "target": ["broad smile", "red hair"], "strengths": [1]},
