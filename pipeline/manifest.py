@@ -9,7 +9,9 @@ import csv
 import io
 import json
 import os
+import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +40,8 @@ _SPOOL_ROWS = 8192
 _STAT_THREADS, _STAT_ROWS = 32, 16
 """Many threads where each answer takes long; some rows each, since on a disk handing them over takes longer."""
 _FOLDERS_KNOWN = 4096
+_SUFFIXES_TOLD, _SUFFIXES_KNOWN = 3, 1024
+"""Of files that are no images; some end in a number each, and a listing is never held."""
 _FIELD_CHARACTERS = 1 << 24
 """The longest field of a CSV; one that is longer has lost its closing quote."""
 _GIVEN = ("source_prompt", "target_prompts", "edits")
@@ -129,16 +133,19 @@ def prepare_manifest(
     """List the input and write its shards below the output; raises NothingListedError when there is nothing to list.
 
     Of a user's manifest `columns` are kept as fields, for a template. `schema`: LISTING to keep the sources' times, of
-    which a manifest's name knows nothing.
+    which a manifest's name knows nothing. What a listing passes over is told on stderr.
     """
+    passed_over: Counter[str] = Counter()
     if source.path is not None:
-        rows = _listed_rows(storage.normalise(source.path))
+        rows = _listed_rows(storage.normalise(source.path), passed_over)
         nothing = f"input.path: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) below {source.path}"
     else:
         assert source.manifest is not None
         rows = _user_rows(storage.normalise(source.manifest), columns)
         nothing = f"input.manifest: {source.manifest} has no rows"
     manifest = write_manifest(rows, output, schema)
+    if passed_over:
+        print(_told(passed_over), file=sys.stderr, flush=True)
     if manifest is None:
         raise NothingListedError(nothing)
     return manifest
@@ -190,10 +197,23 @@ def _printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _listed_rows(source: str) -> Iterator[Row]:
+def _listed_rows(source: str, passed_over: Counter[str]) -> Iterator[Row]:
+    """passed_over: counts by suffix what is no image by its name."""
     for entry in storage.list_entries(source):
-        if Path(entry.uri).suffix.lower() in IMAGE_SUFFIXES:
+        suffix = Path(entry.uri).suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
             yield _row(entry.uri, entry.version, entry.size, modified=entry.modified)
+        else:
+            known = suffix in passed_over or len(passed_over) < _SUFFIXES_KNOWN
+            passed_over[suffix if known else "others"] += 1
+
+
+def _told(passed_over: Counter[str]) -> str:
+    its = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in passed_over.most_common(_SUFFIXES_TOLD)]
+    more = ["..."] if len(passed_over) > _SUFFIXES_TOLD else []
+    return _printable(
+        f"input.path: {passed_over.total():,} files are passed over, no images by their names: {', '.join(its + more)}"
+    )
 
 
 def _user_rows(path: str, columns: frozenset[str]) -> Iterator[Row]:

@@ -43,6 +43,18 @@ def test_a_folder_is_listed_and_other_files_are_not(root: str) -> None:
     assert [(row["uri"], row["size"]) for row in rows] == [(store.uri("a.png"), 5), (store.uri("b/c.JPG"), 7)]
 
 
+def test_files_that_are_passed_over_are_counted_and_told(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_store(f"{root}/in")
+    for key in ("a.png", "b.heic", "c.HEIC", "d.heic", "e", "f", "g.avif", "g.avif2", "g.avif3"):
+        store.write(key, key.encode())
+    prepared(root, Input(path=f"{root}/in"))
+    told = "8 files are passed over, no images by their names: 3 .heic, 2 without a suffix, 1 .avif, ...\n"
+    assert capsys.readouterr().err == f"input.path: {told}"
+    open_store(root).write("m.csv", b"uri\nin/b.heic\n")
+    prepared(root, Input(manifest=f"{root}/m.csv"))
+    assert capsys.readouterr().err == "", "a manifest names its images itself"
+
+
 def test_the_same_input_is_not_written_twice(root: str) -> None:
     open_store(root).write("in/a.png", b"a")
     output = open_store(f"{root}/out")
