@@ -1,7 +1,7 @@
 """`eim spectrum MODEL IMAGES`: measure how images of one prompt vary, by which HSDS is preconditioned."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ def spectrum(
     captioner: Annotated[str, typer.Option(help="writes their prompts: mini-vlm for rendered faces, or a folder")],
     count: Annotated[int, typer.Option(min=2, help="how many of them")] = 512,
     batch: Annotated[int, typer.Option(min=1, help="images a call")] = 16,
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="of the weights")] = "float32",
 ) -> None:
     """Measure the power spectrum of what prompts leave open in images, and keep it beside the weights."""
     import numpy as np
@@ -33,7 +34,7 @@ def spectrum(
     uris = [uri for uri in entries if Path(uri).suffix.lower() in IMAGE_SUFFIXES][:count]
     if len(uris) < 2:
         raise typer.BadParameter(f"{images} holds {len(uris)} images; at least 2 are needed", param_hint="IMAGES")
-    backbone, writer = load_backbone(str(model)), load_captioner(captioner)
+    backbone, writer = load_backbone(str(model), dtype=dtype), load_captioner(captioner)
     fit = Fit((Size(backbone.image_size, backbone.image_size),))
     left = []
     for indices, real in full_batches(len(uris), batch):

@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
@@ -12,13 +13,15 @@ from eim_ops.mini.shipped import shipped_path
 from jobs.cli import app
 
 
-def test_a_model_folder_gets_the_spectrum_of_what_captions_leave_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--dtype", "bfloat16")])
+def test_a_model_folder_gets_the_spectrum_of_what_captions_leave_open(tmp_path: Path, options: tuple[str, ...]) -> None:
     model, images = tmp_path / "model", tmp_path / "images"
     shutil.copytree(shipped_path("mini-dit"), model, ignore=shutil.ignore_patterns(FILE))
     images.mkdir()
     for number, face in enumerate(draw_faces(11, 12)):
         Image.fromarray(render(face)).save(images / f"{number}.png")
-    result = CliRunner().invoke(app, ["spectrum", str(model), str(images), "--captioner", "mini-vlm", "--batch", "8"])
+    command = ["spectrum", str(model), str(images), "--captioner", "mini-vlm", "--batch", "8", *options]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     spectrum = load_spectrum(model)
     assert spectrum is not None and spectrum.shape == (8, 16, 16) and torch.isfinite(spectrum).all()
