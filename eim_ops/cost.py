@@ -14,9 +14,11 @@ _CANDIDATES = 3
 
 @dataclass(frozen=True)
 class Costs:
-    """Evaluations to encode an image, to identify a direction of an (image, target prompt), to decode an edit."""
+    """Evaluations to encode an image, to draw the source of its directions, to identify a direction of an (image,
+    target prompt) from that, to decode an edit."""
 
     encode: int
+    source: int
     identify: int
     decode: int
 
@@ -27,13 +29,15 @@ def costs(method: Method) -> Costs:
     # An inversion is sampled back once, which gives its residual.
     solver = {"coupled": 1, "euler": 2, "fixed_point": 3, "midpoint": 3}[method.trajectory]
     along = 0 if method.guidance == 1 else 1
-    return Costs(solver * (method.steps + guided), _identify(method), method.steps * (1 + along) + guided)
+    encode, decode = solver * (method.steps + guided), method.steps * (1 + along) + guided
+    return Costs(encode, *_identification(method), decode)
 
 
-def _identify(method: Method) -> int:
+def _identification(method: Method) -> tuple[int, int]:
+    """Of an image, and of each of its targets."""
     if method.image_half == "none":
-        return 0
+        return 0, 0
     if method.image_half == "dds":
-        return 2 * method.draws
-    draw = 2 + JVP_COST + method.iterations * (VJP_COST + JVP_COST)
-    return method.draws * draw + HELD_OUT_DRAWS * (1 + _CANDIDATES)
+        return method.draws, method.draws
+    draw = 1 + JVP_COST + method.iterations * (VJP_COST + JVP_COST)
+    return method.draws + HELD_OUT_DRAWS, method.draws * draw + HELD_OUT_DRAWS * _CANDIDATES

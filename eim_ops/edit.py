@@ -20,13 +20,15 @@ from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
 from eim_ops.encode import encode
-from eim_ops.identify.hsds import hsds_direction
+from eim_ops.identify.draws import SourceDraws, draw_source
+from eim_ops.identify.hsds import hsds_direction, hsds_levels
 from eim_ops.identify.sds import dds_direction
 from eim_ops.identify.text import text_direction
 from eim_ops.joint import Conditioning, Direction, Inversion, JointLatent, Rows
 from eim_ops.manipulate import manipulate
 from eim_ops.method import Method
 from eim_ops.metrics.psnr import psnr
+from eim_ops.noise import levels
 from eim_ops.task import EditedImage, EditTask, Target, wanted_targets
 
 
@@ -119,25 +121,53 @@ def identify_targets(
     backbone: Backbone, clean: Tensor, source: Conditioning, targets: Sequence[Target], prompts: Conditioning,
     seeds: Sequence[int], method: Method, batch: int,
 ) -> ImageHalves:  # fmt: skip
-    """The image half of each target. clean (z0), source and seeds are of the images; `prompts` are the targets'."""
+    """The image half of each target. clean (z0), source and seeds are of the images; `prompts` are the targets'.
+
+    The source's velocities are computed once an image, and their cost is shared by its targets.
+    """
+    if method.image_half == "none":
+        return _known_halves(torch.zeros_like(clean[[target.row for target in targets]]))
+    asked = Counter(target.row for target in targets)
+    drawn, source_cost = _draw_sources(backbone, clean, source, list(asked), seeds, method, batch)
+    place = {row: its for its, row in enumerate(asked)}
+    shares = source_cost / torch.tensor([*asked.values()])
     identified = []
     for indices, real in full_batches(len(targets), batch):
         before = backbone.evaluations
-        rows = torch.tensor([targets[i].row for i in indices])
-        z0, its_source, its_target = clean[rows], source[rows], prompts[indices]
-        its_seeds = [seeds[row] for row in rows.tolist()]
-        image = torch.zeros_like(z0)
+        rows = torch.tensor([place[targets[i].row] for i in indices])
+        its_drawn, its_target = drawn[rows], prompts[indices]
         fell_back, iterations = torch.zeros(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.int64)
         residual = torch.full((batch,), math.nan)
         if method.image_half == "dds":
-            image = dds_direction(backbone, z0, its_source, its_target, its_seeds, method.draws, method.sigma_max)
-        elif method.image_half == "hsds":
-            solved = hsds_direction(backbone, z0, its_source, its_target, its_seeds, method)
+            image = dds_direction(backbone, its_drawn, its_target)
+        else:
+            solved = hsds_direction(backbone, its_drawn, its_target, method)
             image, fell_back, iterations = solved.image, ~solved.accepted.cpu(), solved.iterations.cpu()
             residual = torch.where(solved.accepted, solved.residual, solved.dds_residual).cpu()
-        cost = _cost(backbone, before, batch)
+        cost = _cost(backbone, before, batch) + shares[rows]
         identified.append(ImageHalves(image, fell_back, residual, iterations, cost)[:real])
     return ImageHalves.cat(identified)
+
+
+def _draw_sources(
+    backbone: Backbone, clean: Tensor, source: Conditioning, asked: Sequence[int], seeds: Sequence[int],
+    method: Method, batch: int,
+) -> tuple[SourceDraws, Tensor]:  # fmt: skip
+    """The draws of the images at the rows `asked`, and the evaluations of each."""
+    sigmas = hsds_levels(method) if method.image_half == "hsds" else levels(method.draws, method.sigma_max)
+    drawn, cost = [], []
+    for indices, real in full_batches(len(asked), batch):
+        before, rows = backbone.evaluations, [asked[i] for i in indices]
+        its = draw_source(backbone, clean[rows], source[torch.tensor(rows)], [seeds[row] for row in rows], sigmas)
+        drawn.append(its[:real])
+        cost.append(_cost(backbone, before, batch)[:real])
+    return SourceDraws.cat(drawn), torch.cat(cost)
+
+
+def _known_halves(images: Tensor) -> ImageHalves:
+    """Image halves (B, C, h, w) that take no evaluation here."""
+    zeros, unknown = torch.zeros(len(images)), torch.full((len(images),), math.nan)
+    return ImageHalves(images, zeros.bool(), unknown, torch.zeros(len(images), dtype=torch.int64), zeros)
 
 
 def shared_halves(shared: Mapping[str, Tensor], tasks: Sequence[Sequence[EditTask]], like: Tensor) -> ImageHalves:
@@ -151,10 +181,7 @@ def shared_halves(shared: Mapping[str, Tensor], tasks: Sequence[Sequence[EditTas
                 f"edit {task.edit_id!r} names the shared directions {list(task.shared)}; known are {sorted(shared)}: "
                 "name one of them for each of its target prompts"
             )
-    images = [shared[str(target.shared)] for target in wanted_targets(tasks)]
-    count = len(images)
-    zeros, unknown = torch.zeros(count), torch.full((count,), math.nan)
-    return ImageHalves(torch.cat(images).to(like), zeros.bool(), unknown, torch.zeros(count, dtype=torch.int64), zeros)
+    return _known_halves(torch.cat([shared[str(target.shared)] for target in wanted_targets(tasks)]).to(like))
 
 
 def edit_images(
@@ -169,10 +196,10 @@ def edit_images(
 ) -> Iterator[EditedImage]:
     """Edit `images` (uint8 (H, W, 3) of one size that the backbone takes), each by its own tasks.
 
-    Each image is encoded once, each (image, target prompt) identified once, and all strengths are decoded
-    in full batches of `batch`. Yields every task of every image once, images in order. shared: image halves
-    (1, C, h, w) by the ids that tasks name. Raises PromptTooLongError for a prompt that would be cut, ValueError for a
-    task that names none of `shared`.
+    Each image is encoded and its directions' source drawn once, each (image, target prompt) identified once, and all
+    strengths are decoded in full batches of `batch`. Yields every task of every image once, images in order. shared:
+    image halves (1, C, h, w) by the ids that tasks name. Raises PromptTooLongError for a prompt that would be cut,
+    ValueError for a task that names none of `shared`.
     """
     targets = wanted_targets(tasks)
     if not targets:

@@ -24,8 +24,8 @@ class Method:
     noise: of the coupled trajectory. `antithetic`: every second step has the noise of the step before it, negated, so
         that most of what an edit owes to its noise cancels; `independent`: fresh at each step.
     image_half: `hsds` or `dds` shift the latent as well; `none` moves the text half alone.
-    draws: noise draws of the image direction; each costs 2 evaluations per (image, attribute), and in HSDS 2 + 5
-        for each iteration.
+    draws: noise draws of the image direction; each costs an evaluation per image, and one per (image, attribute), in
+        HSDS 3 + 5 for each iteration.
     iterations: of the HSDS solver.
     damping: of HSDS, in units of one draw's weight; large values give the gradient's direction.
     jacobian: HSDS differentiates under the `target` prompt or under the `source` prompt.

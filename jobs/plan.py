@@ -108,7 +108,10 @@ def show_forecast(recipe: Recipe, told: "Forecast", console: Console) -> None:
 def _lines(recipe: Recipe, told: "Forecast") -> list[tuple[str, str]]:
     account, work, price, plan = told.account, told.account.work, told.costs, told.plan
     padding = f"{told.with_padding - told.evaluations:,} more, in full batches of {recipe.batch}"
-    of = f"{work.images:,} x {price.encode} encode + {work.targets:,} x {price.identify} identify"
+    of = (
+        f"{work.images:,} x ({price.encode} encode + {price.source} source of directions) + "
+        f"{work.targets:,} x {price.identify} identify"
+    )
     pools = [
         f"{pool.size} {name} x ({pool.num_cpus:g} CPU, {pool.num_gpus:g} GPU, {pool.threads} threads)"
         for name, pool in plan.pools.items()

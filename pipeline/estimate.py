@@ -25,7 +25,11 @@ class Workload:
 
     def evaluations(self, costs: Costs) -> int:
         """What the rows' column `evaluations` will add up to."""
-        return self.images * costs.encode + self.targets * costs.identify + self.edits * costs.decode
+        return self.images * costs.encode + self.identification(costs) + self.edits * costs.decode
+
+    def identification(self, costs: Costs) -> int:
+        """Of them, those of directions."""
+        return self.images * costs.source + self.targets * costs.identify
 
     def padded(self, batch: int) -> "Workload":
         """The same in full batches. What the model runs on where every image has as many edits and every call
@@ -83,7 +87,7 @@ def _longest(work: Workload, costs: Costs, plan: Plan) -> float:
     """Evaluations of one actor of the editing pool that has most to do; a fused one has all."""
     by_stage = {
         "encode": work.images * costs.encode,
-        "identify": work.targets * costs.identify,
+        "identify": work.identification(costs),
         "edit": work.edits * costs.decode,
     }
     apart = {name: plan.pools[name].size for name in by_stage if name in plan.pools and name != "edit"}

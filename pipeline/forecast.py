@@ -92,7 +92,7 @@ def costs_of(recipe: Recipe) -> Costs:
     """Model evaluations of the parts of an edit, as `eim plan` counts them."""
     its = costs(recipe.method)
     # Shared directions are identified over a small sample, which is not counted.
-    return replace(its, identify=0) if recipe.direction == "shared" else its
+    return replace(its, source=0, identify=0) if recipe.direction == "shared" else its
 
 
 def run_of(output: str, name: str) -> tuple[Run | None, bool]:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from eim_ops.cost import costs
 from pipeline.attempts import Attempts
 from pipeline.device import free_memory, is_out_of_memory, leave_if_lost
 from pipeline.model_loading import load_model, usable
@@ -66,6 +67,7 @@ class ModelStage(ABC):
         set_threads(1)
         self._threads = pool.threads
         self._batch, self._progress, self._attempts = recipe.batch, progress, attempts
+        self._costs = costs(recipe.method)
         self._images_at_once = recipe.batch  # a device holds their trajectories
         self._shared: Mapping[Wanted, str] = {} if shared is None else shared.ids
 

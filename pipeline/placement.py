@@ -162,7 +162,7 @@ def _work(recipe: Recipe, edits_per_image: int) -> dict[str, float]:
     targets = len({pair for edit in recipe.edits for pair in zip(edit.attributes, edit.targets, strict=True)})
     return {
         "encode": its.encode,
-        "identify": max(1, targets) * its.identify,
+        "identify": its.source + max(1, targets) * its.identify,
         "edit": edits_per_image * its.decode,
     }
 

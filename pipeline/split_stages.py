@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.actors import EditStage
+from pipeline.estimate import Workload
 from pipeline.model_stage import ImageWork, ModelStage
 from pipeline.work import BLANK_HALF, Row, source_image
 
@@ -68,7 +69,9 @@ class IdentifyStage(ModelStage):
         for (place, cell), blob in zip(cells, blobs, strict=True):
             cell["half"] = blob
             rows[place]["batch"] = min(self._batch, rows[place]["batch"])
-        self._useful += _useful(self._edit.evaluations - before, len(cells), self._batch)
+        its = Workload(images=len(rows), targets=len(cells))
+        with_copies = max(1, its.padded(self._batch).identification(self._costs))
+        self._useful += (self._edit.evaluations - before) * its.identification(self._costs) / with_copies
 
     def _edited(self, rows: list[Row]) -> list[Row]:
         rows = super()._edited(rows)

@@ -11,12 +11,14 @@ from eim_ops.bench.cases import Case, next_value, sources
 from eim_ops.edit import to_images
 from eim_ops.encode import encode
 from eim_ops.faces.attributes import ATTRIBUTES
+from eim_ops.identify.draws import draw_source
 from eim_ops.identify.sds import dds_direction
 from eim_ops.identify.spare import spare
 from eim_ops.identify.text import text_direction
 from eim_ops.joint import Direction
 from eim_ops.manipulate import manipulate
 from eim_ops.method import Method
+from eim_ops.noise import levels
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ def edit_sparing(backbone: Backbone, cases: Sequence[Case], method: Method) -> T
     is not of the grammar."""
     seeds = [case.seed for case in cases]
     joint = encode(backbone, to_images(list(sources(cases))), [case.source_prompt for case in cases], seeds, method)
+    sigmas = levels(method.draws, method.sigma_max)
+    drawn = draw_source(backbone, joint.clean, joint.conditioning, seeds, sigmas)
 
     def direction(prompts: list[str]) -> Direction:
         target = backbone.encode_text(prompts)
-        draws, top = method.draws, method.sigma_max
-        image = dds_direction(backbone, joint.clean, joint.conditioning, target, seeds, draws, top)
-        return Direction(image, text_direction(joint.conditioning, target))
+        return Direction(dds_direction(backbone, drawn, target), text_direction(joint.conditioning, target))
 
     # Each case has its own others: those that follow its asked attribute, in a circle.
     others = [direction([next_value(case, place) for case in cases]) for place in range(1, len(ATTRIBUTES))]

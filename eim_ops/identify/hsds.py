@@ -17,10 +17,11 @@ from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
 from eim_ops.cost import HELD_OUT_DRAWS
+from eim_ops.identify.draws import SourceDraws
 from eim_ops.identify.spectrum import filtered, floored, resampled
 from eim_ops.joint import Conditioning, Rows, per_row
 from eim_ops.method import Method
-from eim_ops.noise import levels, noise, noised
+from eim_ops.noise import levels
 
 _CONVERGED = 1e-6
 """Of the first gradient: a row that is below it stays as it is."""
@@ -60,24 +61,27 @@ class _Draw:
         return self.sigma * (u + (1 - self.sigma) * moved)
 
 
-def hsds_direction(
-    backbone: Backbone, clean: Tensor, source: Conditioning, target: Conditioning, seeds: Sequence[int], method: Method
-) -> HsdsDirection:
+def hsds_levels(method: Method) -> Tensor:
+    """float32 (draws + 2,): the noise levels of the solver, and then those of its acceptance test."""
+    return torch.cat([levels(draws, method.sigma_max) for draws in (method.draws, HELD_OUT_DRAWS)])
+
+
+def hsds_direction(backbone: Backbone, drawn: SourceDraws, target: Conditioning, method: Method) -> HsdsDirection:
     """The HSDS direction of each row, or DDS's where HSDS does no better on draws that it has not seen.
 
-    clean: z0 (B, C, h, w). The solver starts from the DDS direction at its best length and takes `iterations` steps
-    of CGLS, preconditioned and damped by the backbone's spectrum (plain where it has none). Evaluations a row:
-    draws (4 + 5 iterations) + 8. Draws are gone through one after another, so memory is that of one batch.
+    drawn: at `hsds_levels(method)`. The solver starts from the DDS direction at its best length and takes `iterations`
+    steps of CGLS, preconditioned and damped by the backbone's spectrum (plain where it has none). Evaluations a row:
+    draws (3 + 5 iterations) + 6. Draws are gone through one after another, so memory is that of one batch.
     """
+    clean = drawn.clean
     wide = torch.promote_types(clean.dtype, torch.float32)
-    eps = noise(seeds, method.draws + HELD_OUT_DRAWS, clean.shape[1:]).to(clean)
-    sigmas = levels(method.draws, method.sigma_max).to(clean)
-    curved = target if method.jacobian == "target" else source
+    sigmas = drawn.sigmas[: method.draws]
+    curved = target if method.jacobian == "target" else drawn.conditioning
     draws, offsets = [], []
     dds = torch.zeros_like(clean, dtype=wide)
-    for sigma, its_eps in zip(sigmas, eps[: method.draws], strict=True):
-        x = noised(clean, its_eps, sigma)
-        change = (backbone.velocity(x, sigma, target) - backbone.velocity(x, sigma, source)).to(wide)
+    for draw, sigma in enumerate(sigmas):
+        x = drawn.point(draw)
+        change = (backbone.velocity(x, sigma, target) - drawn.velocities[:, draw]).to(wide)
         dds -= sigma * change / method.draws
         draws.append(_Draw(backbone, x, sigma, curved))
         offsets.append(sigma * change)
@@ -85,9 +89,7 @@ def hsds_direction(
     power = None if backbone.spectrum is None else resampled(floored(backbone.spectrum), clean.shape[-2:])
     gain, weight = _preconditioner(power, sigmas.to(wide), method.damping * method.draws)
     image, iterations, objective = _cgls(start, misfit, draws, gain, weight, method.iterations)
-    residual, dds_residual = _held_out_residuals(
-        backbone, clean, source, target, (image, start), eps[method.draws :], method.sigma_max
-    )
+    residual, dds_residual = _held_out_residuals(backbone, drawn, target, (image, start))
     accepted = residual < dds_residual
     chosen = torch.where(per_row(accepted, image).bool(), image, start)
     return HsdsDirection(chosen.to(clean.dtype), accepted, residual, dds_residual, iterations, objective)
@@ -169,19 +171,18 @@ def _objective(misfit: Sequence[Tensor], n: Tensor, damp: Callable[[Tensor], Ten
 
 
 def _held_out_residuals(
-    backbone: Backbone, clean: Tensor, source: Conditioning, target: Conditioning,
-    shifts: Sequence[Tensor], eps: Tensor, sigma_max: float,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    backbone: Backbone, drawn: SourceDraws, target: Conditioning, shifts: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     """sum sigma^2 || r_tgt(z0 + n) - r_src(z0) ||^2 of each shift n, over that of no shift; (B,) each.
 
-    Not the quadratic that the solver lowers but the residual itself, on noise that it has not seen. 4 evaluations a
+    Not the quadratic that the solver lowers but the residual itself, on noise that it has not seen. 3 evaluations a
     draw and row with two shifts.
     """
     candidates = [torch.zeros_like(shifts[0]), *shifts]
-    totals = [torch.zeros(len(clean), dtype=shifts[0].dtype, device=clean.device) for _ in candidates]
-    for sigma, its_eps in zip(levels(len(eps), sigma_max).to(clean), eps, strict=True):
-        x = noised(clean, its_eps, sigma)
-        from_source = backbone.velocity(x, sigma, source).to(shifts[0].dtype)
+    totals = [torch.zeros(len(drawn), dtype=shifts[0].dtype, device=shifts[0].device) for _ in candidates]
+    for draw in range(len(drawn.sigmas) - HELD_OUT_DRAWS, len(drawn.sigmas)):
+        x, sigma = drawn.point(draw), drawn.sigmas[draw]
+        from_source = drawn.velocities[:, draw].to(shifts[0].dtype)
         for total, n in zip(totals, candidates, strict=True):
             moved = x + ((1 - sigma) * n).to(x.dtype)
             left = sigma * (backbone.velocity(moved, sigma, target) - from_source + n)

@@ -32,13 +32,14 @@ def test_costs_are_what_the_rows_tell_and_the_model_counts(backbone: Sd3Backbone
     price, images = costs(method), [render(sample_face(np.random.default_rng(seed))) for seed in range(2)]
     before = backbone.evaluations
     edited = list(edit_images(backbone, images, [SOURCE] * 2, [TASKS, TASKS[:1]], method, [0, 1], batch=2))
-    rows = 2 * price.encode + 3 * price.identify + 4 * price.decode
+    once_an_image = price.encode + price.source
+    rows = 2 * once_an_image + 3 * price.identify + 4 * price.decode
     assert sum(its.evaluations for its in edited) == pytest.approx(rows)
-    assert backbone.evaluations - before == 2 * price.encode + 4 * price.identify + 4 * price.decode
+    assert backbone.evaluations - before == 2 * once_an_image + 4 * price.identify + 4 * price.decode
 
 
 @pytest.mark.parametrize(("guidance", "share"), [(1.5, 64 / 344), (1.0, 64 / 204)], ids=["true guidance", "embedded"])
 def test_the_share_of_hsds_in_an_edit_at_four_strengths_is_as_documented(guidance: float, share: float) -> None:
     price = costs(Method(steps=28, image_half="hsds", free_guidance=guidance, free_guidance_share=1.0))
-    whole = price.encode + price.identify + 4 * price.decode
-    assert price.identify / whole == pytest.approx(share)
+    identification = price.source + price.identify
+    assert identification / (price.encode + identification + 4 * price.decode) == pytest.approx(share)

@@ -65,16 +65,27 @@ def test_evaluations_of_all_rows_add_up_to_what_the_model_ran(backbone: Sd3Backb
     assert sum(e.evaluations for e in edited) == pytest.approx(backbone.evaluations - before)
 
 
-def test_a_sweep_encodes_an_image_once_and_identifies_a_target_once(backbone: Sd3Backbone) -> None:
+def test_a_sweep_encodes_and_draws_an_image_once_and_identifies_a_target_once(backbone: Sd3Backbone) -> None:
     strengths = (-1.0, 0.5, 1.0)
     prompts = ((SMILE,), (RED,), (SMILE, RED))
     tasks = tuple(EditTask(f"{p}{s}", p, s) for p in prompts for s in strengths)
     before = backbone.evaluations
     edited = run(backbone, faces(4), [tasks] * 4, list(range(4)))
     encoding = decoding = METHOD.steps + METHOD.free_guided_steps
-    identifying = 2 * METHOD.draws  # source and target velocity
-    assert backbone.evaluations - before == 4 * encoding + 4 * 2 * identifying + len(edited) * decoding
+    drawing = identifying = METHOD.draws  # the source's velocities, and each target's
+    assert backbone.evaluations - before == 4 * (encoding + drawing + 2 * identifying) + len(edited) * decoding
     assert len(edited) == 4 * 9
+
+
+@pytest.mark.parametrize("image_half", ["dds", "hsds"])
+def test_each_of_an_images_targets_has_the_pixels_that_it_has_alone(
+    backbone: Sd3Backbone, image_half: ImageHalf
+) -> None:
+    method, red = replace(METHOD, image_half=image_half), EditTask("red", (RED,), 1.0)
+    alone = [run(backbone, faces(2), [(task,)] * 2, [0, 1], method) for task in (TASKS[0], red)]
+    for one in run(backbone, faces(2), [(TASKS[0], red), (red,)], [0, 1], method):
+        same = alone[one.edit_id == "red"][one.row]
+        assert np.array_equal(one.pixels, same.pixels) and one.direction_residual == same.direction_residual
 
 
 def test_composition_differs_from_each_of_its_parts(backbone: Sd3Backbone) -> None:

@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 from eim_ops.backbones.gaussian import GaussianBackbone, conditioned, mean_conditioning
 from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.encode import coupling, encode, inversion
+from eim_ops.identify.draws import draw_source
 from eim_ops.identify.sds import dds_direction
 from eim_ops.identify.text import text_direction
 from eim_ops.joint import Conditioning, Direction, FreeGuidance, JointLatent
 from eim_ops.manipulate import manipulate
 from eim_ops.method import Method, TrajectoryKind
+from eim_ops.noise import levels
 from eim_ops.peers.flowedit import FlowEditSettings, flowedit
 
 SHAPE = (2, 2, 4, 4)
@@ -85,8 +87,8 @@ def tiny_joint(
     method = Method(steps=4, sigma_max=0.9, trajectory=kind, free_guidance=free_guidance)
     joint = encode(backbone, images, ["a portrait with deep frown"] * 2, [1, 2], method)
     target = backbone.encode_text(["a portrait with broad smile"] * 2)
-    image = dds_direction(backbone, joint.clean, joint.conditioning, target, [1, 2], 2, 0.9)
-    return joint, Direction(image, text_direction(joint.conditioning, target))
+    drawn = draw_source(backbone, joint.clean, joint.conditioning, [1, 2], levels(2, 0.9))
+    return joint, Direction(dds_direction(backbone, drawn, target), text_direction(joint.conditioning, target))
 
 
 @pytest.mark.parametrize("kind", TRAJECTORIES)
@@ -122,7 +124,8 @@ def test_a_decode_costs_its_steps_as_much_for_guidance_and_one_for_each_step_wit
 def test_equal_prompts_give_a_zero_direction(backbone: Sd3Backbone) -> None:
     conditioning = backbone.encode_text(["a portrait with broad smile"])
     clean = torch.randn((1, 8, 16, 16), generator=torch.Generator().manual_seed(0))
-    assert not dds_direction(backbone, clean, conditioning, conditioning, [0], 3, 0.9).any()
+    drawn = draw_source(backbone, clean, conditioning, [0], levels(3, 0.9))
+    assert not dds_direction(backbone, drawn, conditioning).any()
     assert not text_direction(conditioning, conditioning).tokens.any()
 
 

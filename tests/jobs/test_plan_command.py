@@ -28,7 +28,7 @@ def test_a_plan_is_told_without_weights_and_nothing_is_written(tmp_path: Path, m
     assert result.exit_code == 0, result.output
     for line in (
         "6: 0 done, 0 failed, 6 left",
-        "3 x 11 encode",
+        "3 x (11 encode + 4 source of directions)",
         "unknown: use --calibrate N",
         "6 edit x (1 CPU, 1 GPU",
     ):

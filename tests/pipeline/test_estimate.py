@@ -13,7 +13,7 @@ from tests.pipeline.builders import make_recipe
 
 counts = st.integers(0, 10**6)
 works = st.builds(Workload, counts, counts, counts)
-prices = st.builds(Costs, *[st.integers(0, 500)] * 3)
+prices = st.builds(Costs, *[st.integers(0, 500)] * 4)
 spreads = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=9).map(Spread.of)
 
 
@@ -63,7 +63,7 @@ def test_time_is_of_the_longer_pool_and_gpu_hours_of_all(
 def test_a_split_placement_takes_as_long_as_its_longest_pool() -> None:
     plan = plan_placement(make_recipe(placement="split", pools={"edit": {"size": 1}}), Cluster(16), 1000, 4)
     rates = Rates("", Spread.of([0.5]), Spread.of([0]), None)
-    time = time_of(Workload(images=16, targets=16, edits=64), Costs(20, 8, 30), rates, plan, 16)
+    time = time_of(Workload(images=16, targets=16, edits=64), Costs(20, 4, 4, 30), rates, plan, 16)
     assert time.seconds.middle == 64 * 30 * 0.5
 
 

@@ -22,6 +22,7 @@ from pipeline.storage import open_store
 from pipeline.work import Row, table_of_work
 from tests.fakes import FakeEditor, fake_operations
 from tests.pipeline.builders import asked, make_recipe, work_row
+from tests.tiny import tiny_operations
 
 POOL = PoolPlan(1, 1.0, 0.0, 1, "cpu")
 SPLIT: tuple[type[ModelStage], ...] = (EncodeStage, IdentifyStage, ManipulateStage)
@@ -95,6 +96,20 @@ def test_a_prompt_that_the_model_refuses_fails_in_the_first_stage_that_needs_it(
     assert (source["error_stage"], source["error_type"]) == ("encode", "ValueError")
     assert outcomes(target) == [(None, None), ("identify", "ValueError")]
     assert outcomes(good) == [(None, None)]
+
+
+def test_what_identification_computes_for_copies_is_not_useful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two draws of one image, and of each of its three targets, in batches of two."""
+    told = {}
+    monkeypatch.setattr(Progress, "evaluated", lambda self, stage, useful, ran: told.update({stage: (useful, ran)}))
+    prompts = ("deep frown", "broad smile", "red hair")
+    edits = [asked(str(n), given=f"a portrait with {prompt}") for n, prompt in enumerate(prompts)]
+    image = encode_png(np.zeros((64, 64, 3), np.uint8))
+    table = table_of_work([{**loaded(0, *edits), "image": image, "source_prompt": "a portrait"}])
+    recipe = make_recipe(model="tiny", batch=2, method={"steps": 1, "draws": 2})
+    for stage in (CaptionStage, EncodeStage, IdentifyStage):
+        table = stage(tiny_operations(), recipe, POOL, Progress(), Attempts())(table)
+    assert told["identify"] == (2 * (1 + 3), 2 * (2 + 4))
 
 
 class Small(FakeEditor):

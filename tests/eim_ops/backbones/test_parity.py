@@ -15,12 +15,14 @@ from eim_ops.backbones.base import PromptTooLongError
 from eim_ops.backbones.registry import FAMILIES
 from eim_ops.edit import edit_images
 from eim_ops.encode import encode, grid_of
+from eim_ops.identify.draws import draw_source
 from eim_ops.identify.sds import dds_direction
 from eim_ops.identify.text import text_direction
 from eim_ops.joint import Conditioning, Direction, FreeGuidance
 from eim_ops.load import load_backbone
 from eim_ops.manipulate import manipulate, sample
 from eim_ops.method import Method, TrajectoryKind
+from eim_ops.noise import levels
 from eim_ops.task import EditTask
 from tests.eim_ops.backbones.tiny import PIPELINES, PROMPTS, pipelines_image
 
@@ -147,7 +149,8 @@ def test_in_half_precision_strength_0_is_the_source_and_weak_edits_are_those_of_
             encode(backbone, images, [PROMPTS[2]] * 2, [1, 2], method),
             backbone.encode_text([PROMPTS[0]] * 2),
         )
-        image = dds_direction(backbone, joint.clean, joint.conditioning, target, [1, 2], 2, method.sigma_max)
+        drawn = draw_source(backbone, joint.clean, joint.conditioning, [1, 2], levels(2, method.sigma_max))
+        image = dds_direction(backbone, drawn, target)
         direction = Direction(image, text_direction(joint.conditioning, target))
         edited = [manipulate(backbone, joint, direction, torch.full((2,), it)) for it in (0.0, 0.01, 0.1)]
         assert all(one.dtype == dtype for one in edited)

@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eim_ops.backbones.base import Backbone
 from eim_ops.backbones.gaussian import GaussianBackbone, conditioned, mean_conditioning, power_law
 from eim_ops.backbones.sd3 import Sd3Backbone
 from eim_ops.identify import hsds
-from eim_ops.identify.hsds import HsdsDirection, hsds_direction
+from eim_ops.identify.draws import draw_source
+from eim_ops.identify.hsds import HsdsDirection, hsds_direction, hsds_levels
 from eim_ops.identify.sds import dds_direction
 from eim_ops.joint import Conditioning, per_row
 from eim_ops.method import Method
@@ -47,6 +49,18 @@ class NoisyJacobian(GaussianBackbone):
         return self._off(super().vjp(*arguments))
 
 
+def hsds_of(
+    backbone: Backbone,
+    clean: torch.Tensor,
+    source: Conditioning,
+    target: Conditioning,
+    seeds: list[int],
+    method: Method,
+) -> HsdsDirection:
+    """One target an image."""
+    return hsds_direction(backbone, draw_source(backbone, clean, source, seeds, hsds_levels(method)), target, method)
+
+
 def solve(
     world: GaussianBackbone, shift: torch.Tensor, preconditioned: bool = True, rows: int = ROWS, **method: object
 ) -> tuple[HsdsDirection, torch.Tensor]:
@@ -56,8 +70,8 @@ def solve(
     source, target = mean_conditioning(mean), mean_conditioning(mean + shift)
     clean, seeds = world.draw(mean, 2), list(range(rows))
     settings = Method(**{"sigma_max": 0.9, "draws": 4, "iterations": 4, "damping": 0.0, **method})  # type: ignore[arg-type]
-    dds = dds_direction(world, clean, source, target, seeds, settings.draws, settings.sigma_max)
-    return hsds_direction(world, clean, source, target, seeds, settings), dds
+    drawn = draw_source(world, clean, source, seeds, levels(settings.draws, settings.sigma_max))
+    return hsds_of(world, clean, source, target, seeds, settings), dds_direction(world, drawn, target)
 
 
 def off_over_on(direction: torch.Tensor, shift: torch.Tensor) -> float:
@@ -100,7 +114,7 @@ def test_a_spectrum_of_square_latents_serves_oblong_ones() -> None:
     off = []
     for spectrum in (power((16, 16)), None):
         world.spectrum = spectrum
-        found = hsds_direction(world, mean, source, target, [0], Method(draws=4, iterations=1, damping=0.0))
+        found = hsds_of(world, mean, source, target, [0], Method(draws=4, iterations=1, damping=0.0))
         off.append(off_over_on(found.image, shift))
     assert off[0] < 0.005 < 0.04 < off[1]
 
@@ -111,9 +125,7 @@ def test_with_a_misfit_spectrum_some_iterations_make_up_for_it() -> None:
     world.spectrum = power_law((1, 32, 32), 2)
     source, target = mean_conditioning(mean), mean_conditioning(mean + shift)
     ratios = [
-        off_over_on(
-            hsds_direction(world, mean, source, target, [0], Method(iterations=steps, damping=0.0)).image, shift
-        )
+        off_over_on(hsds_of(world, mean, source, target, [0], Method(iterations=steps, damping=0.0)).image, shift)
         for steps in (1, 3)
     ]
     assert ratios[1] < 0.05 < ratios[0]
@@ -162,7 +174,7 @@ def _unaccepted(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hsds, "_held_out_residuals", lambda *_: (torch.zeros(ROWS), torch.ones(ROWS)))
         method = Method(sigma_max=0.9, draws=4, iterations=3, damping=1e3)
-        return hsds_direction(world, clean, source, target, [0, 1], method).image
+        return hsds_of(world, clean, source, target, [0, 1], method).image
 
 
 def test_with_the_identity_for_jacobian_hsds_is_dds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +231,7 @@ def test_rows_do_not_depend_on_their_neighbours(backbone: Sd3Backbone) -> None:
     method = Method(draws=2, iterations=2)
 
     def run(rows: torch.Tensor) -> HsdsDirection:
-        return hsds_direction(backbone, clean[rows], source, target, rows.tolist(), method)
+        return hsds_of(backbone, clean[rows], source, target, rows.tolist(), method)
 
     together, turned = run(torch.tensor([0, 1, 2])), run(torch.tensor([2, 0, 0]))
     assert torch.equal(together.image[2], turned.image[0])
