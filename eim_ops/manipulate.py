@@ -99,7 +99,7 @@ def _coupled(
     y = widened(clean) + shift
     for i, (sigma, below) in enumerate(pairwise(joint.sigmas)):
         # To the bit the source's own point where y is z0, so that strength 0 meets the source's own velocity.
-        x = noised(clean, coupling.eps[:, i], sigma) + (y - clean).to(clean.dtype)
+        x = noised(clean, coupling.eps[:, i], sigma, y - clean)
         velocity = guided_velocity(backbone, x, sigma, conditioning, base, guidance, in_step(free, i))
         y = y + (below - sigma).to(y.dtype) * (velocity - coupling.velocities[:, i])
     return y.to(clean.dtype)

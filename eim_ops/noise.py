@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eim_ops.joint import per_row
+from eim_ops.joint import per_row, widened
 
 _LOWEST_SIGMA = 0.2
 """Below it a velocity tells of pixels, not of attributes."""
@@ -19,10 +19,16 @@ def noise(seeds: Sequence[int], draws: int, shape: Sequence[int]) -> Tensor:
     )
 
 
-def noised(clean: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
-    """x_sigma = (1 - sigma) z0 + sigma eps, in their dtype; sigma scalar or (B,)."""
-    level = per_row(sigma.reshape(-1), clean)
-    return (1 - level) * clean + level * eps
+def noised(clean: Tensor, eps: Tensor, sigma: Tensor, shift: Tensor | None = None) -> Tensor:
+    """x_sigma = (1 - sigma) z0 + sigma eps, with `shift`, a difference at that level, added; sigma scalar or (B,).
+
+    In the dtype of `clean`, but formed in float32 at least: in half precision a shift below half a unit in the last
+    place of x would be lost if x were rounded first. A shift of zeros changes no bit.
+    """
+    wide = widened(clean)
+    level = per_row(sigma.reshape(-1), wide)
+    x = (1 - level) * wide + level * eps
+    return (x if shift is None else x + shift).to(clean.dtype)
 
 
 def levels(draws: int, sigma_max: float) -> Tensor:

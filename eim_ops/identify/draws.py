@@ -25,9 +25,9 @@ class SourceDraws(Rows):
     velocities: Tensor
     sigmas: Tensor = field(metadata={"shared": True})
 
-    def point(self, draw: int) -> Tensor:
-        """x_m, (B, C, h, w)."""
-        return noised(self.clean, self.eps[:, draw], self.sigmas[draw])
+    def point(self, draw: int, shift: Tensor | None = None) -> Tensor:
+        """x_m, moved by `shift`, all (B, C, h, w)."""
+        return noised(self.clean, self.eps[:, draw], self.sigmas[draw], shift)
 
 
 def draw_source(

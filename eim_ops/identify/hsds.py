@@ -181,10 +181,10 @@ def _held_out_residuals(
     candidates = [torch.zeros_like(shifts[0]), *shifts]
     totals = [torch.zeros(len(drawn), dtype=shifts[0].dtype, device=shifts[0].device) for _ in candidates]
     for draw in range(len(drawn.sigmas) - HELD_OUT_DRAWS, len(drawn.sigmas)):
-        x, sigma = drawn.point(draw), drawn.sigmas[draw]
+        sigma = drawn.sigmas[draw]
         from_source = drawn.velocities[:, draw].to(shifts[0].dtype)
         for total, n in zip(totals, candidates, strict=True):
-            moved = x + ((1 - sigma) * n).to(x.dtype)
+            moved = drawn.point(draw, (1 - sigma) * n)
             left = sigma * (backbone.velocity(moved, sigma, target) - from_source + n)
             total += _dot(left, left)
     return tuple(_ratio(total, totals[0]) for total in totals[1:])

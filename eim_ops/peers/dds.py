@@ -56,10 +56,9 @@ def dds(
     for draw in draws:
         share = torch.special.ndtr(draw[:, -1]).to(clean.device)
         sigma = settings.sigma_low + (settings.sigma_high - settings.sigma_low) * share
-        x = noised(clean, draw[:, :-1].reshape(clean.shape).to(clean), sigma)
-        a = per_row(1 - sigma, shift)
+        eps, a = draw[:, :-1].reshape(clean.shape).to(clean), per_row(1 - sigma, shift)
+        x, moved = noised(clean, eps, sigma), noised(clean, eps, sigma, a * shift)
         from_source = guided_velocity(backbone, x, sigma, source, empty, settings.guidance)
-        moved = x + (a * shift).to(x.dtype)
         to_target = guided_velocity(backbone, moved, sigma, target, empty, settings.guidance)
         # eps_hat = x + a v, and the two points are a * shift apart.
         shift = shift - settings.learning_rate * a * (shift + (to_target - from_source))

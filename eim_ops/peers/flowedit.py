@@ -47,8 +47,8 @@ def flowedit(
     # The steps are small: as in the authors' code they are added up in float32, whatever the model's dtype.
     edited = widened(clean)
     for (sigma, below), eps in zip(pairwise(sigmas), noise(seeds, settings.last, clean.shape[1:]), strict=True):
-        x = noised(clean, eps.to(clean), sigma)
-        moved = x + (edited - clean).to(x.dtype)
+        eps = eps.to(clean)
+        x, moved = noised(clean, eps, sigma), noised(clean, eps, sigma, edited - clean)
         from_source = guided_velocity(backbone, x, sigma, source, empty, settings.source_guidance)
         to_target = guided_velocity(backbone, moved, sigma, target, empty, settings.target_guidance)
         edited = edited + (below - sigma).to(edited.dtype) * (to_target - from_source)

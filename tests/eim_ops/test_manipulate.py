@@ -80,6 +80,23 @@ def test_in_half_precision_steps_too_small_to_show_alone_add_up(kind: Trajectory
         assert edited.dtype == torch.bfloat16
 
 
+class LinearWorld(GaussianBackbone):
+    """The velocity is the latent itself."""
+
+    def _velocity(self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        return latents
+
+
+def test_in_half_precision_the_model_meets_a_difference_far_below_the_rounding_of_its_noisy_points() -> None:
+    world = LinearWorld(torch.ones(1, 16, 16, dtype=torch.bfloat16))
+    clean, sigmas = torch.zeros(2, 1, 16, 16, dtype=torch.bfloat16), torch.linspace(0.9, 0, 51)
+    source = mean_conditioning(clean)
+    joint = JointLatent(clean, source, coupling(world, clean, source, sigmas, [0, 1], "antithetic"), sigmas)
+    direction = Direction(torch.full_like(clean, 0.01), text_direction(source, source))
+    edited = manipulate(world, joint, direction, torch.ones(2))
+    assert edited.float().mean() == pytest.approx(0.001 * (1 - 0.9 / 50) ** 50, rel=0.1)
+
+
 def tiny_joint(
     backbone: Sd3Backbone, kind: TrajectoryKind, free_guidance: float = 1.0
 ) -> tuple[JointLatent, Direction]:
