@@ -35,7 +35,7 @@ def costs(method: Method) -> Costs:
 
 def _identification(method: Method) -> tuple[int, int]:
     """Of an image, and of each of its targets."""
-    if method.image_half == "none":
+    if not method.moves_image:
         return 0, 0
     if method.image_half == "dds":
         return method.draws, method.draws

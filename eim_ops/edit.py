@@ -125,7 +125,7 @@ def identify_targets(
 
     The source's velocities are computed once an image, and their cost is shared by its targets.
     """
-    if method.image_half == "none":
+    if not method.moves_image:
         return _known_halves(torch.zeros_like(clean[[target.row for target in targets]]))
     asked = Counter(target.row for target in targets)
     drawn, source_cost = _draw_sources(backbone, clean, source, list(asked), seeds, method, batch)
@@ -277,6 +277,8 @@ def _direction_id(backbone: Backbone, source: str, task: EditTask, seed: int, me
 def _direction_method(task: EditTask, halves: ImageHalves, method: Method) -> str:
     if task.shared:
         return "shared"
+    if not method.moves_image:
+        return "none"
     return "dds" if halves.fell_back.any() else method.image_half
 
 

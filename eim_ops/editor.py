@@ -85,7 +85,7 @@ class Editor:
         clean = images.joint.clean
         if self._shared:
             found = shared_halves(self._shared, tasks, clean)
-        elif self._method.image_half == "none":
+        elif not self._method.moves_image:
             found = identify_targets(
                 self._backbone, clean, images.joint.conditioning, targets, prompts, seeds, self._method, batch
             )

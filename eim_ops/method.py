@@ -23,7 +23,8 @@ class Method:
         `coupled` to noise at each step (1 evaluation a step, and no decoding of the unedited source).
     noise: of the coupled trajectory. `antithetic`: every second step has the noise of the step before it, negated, so
         that most of what an edit owes to its noise cancels; `independent`: fresh at each step.
-    image_half: `hsds` or `dds` shift the latent as well; `none` moves the text half alone.
+    image_half: `hsds` or `dds` shift the latent as well; `none` moves the text half alone, and so does either at
+        `sigma_max` 1, where nothing of the latent is left, or at `image_scale` 0.
     draws: noise draws of the image direction; each costs an evaluation per image, and one per (image, attribute), in
         HSDS 3 + 5 for each iteration.
     iterations: of the HSDS solver.
@@ -78,6 +79,11 @@ class Method:
         for key, holds, allowed_values in checks:
             if not holds:
                 raise ValueError(f"method.{key} is {getattr(self, key)!r}; allowed: {allowed_values}")
+
+    @property
+    def moves_image(self) -> bool:
+        """Whether an edit has an image half: it enters at sigma_max, with `1 - sigma_max` of its length."""
+        return self.image_half != "none" and self.image_scale > 0 and self.sigma_max < 1
 
     @property
     def free_guided_steps(self) -> int:

@@ -130,8 +130,11 @@ class Recipe(_Model):
 
     @model_validator(mode="after")
     def _direction(self) -> "Recipe":
-        if self.direction == "shared" and self.method.image_half == "none":
-            raise ValueError("direction: shared directions are image halves; set method.image_half to dds or hsds")
+        if self.direction == "shared" and not self.method.moves_image:
+            raise ValueError(
+                "direction: shared directions are image halves; set method.image_half to dds or hsds, with "
+                "method.sigma_max below 1 and method.image_scale above 0"
+            )
         if self.direction == "shared" and not self.edits and self.sweep is None:
             raise ValueError("direction: shared directions are those of the recipe's edits; give edits or a sweep")
         if self.direction == "own" and "direction_images" in self.model_fields_set:
@@ -148,7 +151,7 @@ class Recipe(_Model):
         """The actor pools that this recipe has, in the order of the flow."""
         if self.placement == "fused":
             return ("caption", "edit")
-        identified = self.direction == "own" and self.method.image_half != "none"
+        identified = self.direction == "own" and self.method.moves_image
         return ("caption", "encode", "identify", "edit") if identified else ("caption", "encode", "edit")
 
     @model_validator(mode="after")

@@ -21,6 +21,8 @@ METHODS = [
     *(Method(steps=3, draws=1, trajectory=kind, guidance=2) for kind in ("coupled", "midpoint")),
     Method(steps=3, draws=1, free_guidance_share=1),
     Method(steps=1, image_half="none"),
+    Method(steps=2, draws=1, sigma_max=1.0),
+    Method(steps=1, draws=1, image_half="hsds", iterations=1, image_scale=0.0),
     Method(steps=1, draws=2, image_half="dds"),
     Method(steps=1, draws=2, image_half="hsds", iterations=1),
     Method(steps=1, draws=1, image_half="hsds", iterations=2, trajectory="euler", guidance=1),

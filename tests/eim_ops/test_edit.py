@@ -11,7 +11,7 @@ from eim_ops.edit import edit_images, full_batches, to_images, to_pixels
 from eim_ops.faces.face import sample_face
 from eim_ops.faces.render import render
 from eim_ops.identify import hsds
-from eim_ops.method import ImageHalf, Method
+from eim_ops.method import ImageHalf, Method, TrajectoryKind
 from eim_ops.task import EditedImage, EditTask
 
 METHOD = Method(steps=3, draws=2)
@@ -104,6 +104,18 @@ def test_a_row_tells_how_its_direction_was_found(backbone: Sd3Backbone) -> None:
     (inverted, *_) = run(backbone, faces(1), [TASKS], [0], replace(METHOD, trajectory="fixed_point"))
     assert inverted.recon_psnr is not None and inverted.recon_psnr > 10
     assert by_dds.recon_psnr is None, "a coupled trajectory decodes to the source by construction"
+
+
+@pytest.mark.parametrize("trajectory", ["coupled", "euler"])
+@pytest.mark.parametrize("changes", [{"sigma_max": 1.0}, {"image_scale": 0.0, "image_half": "hsds"}])
+def test_an_image_half_that_moves_nothing_is_not_identified_and_its_rows_say_none(
+    backbone: Sd3Backbone, changes: dict[str, Any], trajectory: TrajectoryKind
+) -> None:
+    method = replace(METHOD, trajectory=trajectory, **changes)
+    without = run(backbone, faces(1), [TASKS], [0], replace(method, image_half="none"))
+    for one, same in zip(run(backbone, faces(1), [TASKS], [0], method), without, strict=True):
+        assert np.array_equal(one.pixels, same.pixels) and one.evaluations == same.evaluations
+        assert (one.direction_method, one.direction_residual) == ("none", None)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_a_request_can_be_given() -> None:
         ({"aspect_buckets": True, "direction": "shared"}, ["direction: shared directions are of one size"]),
         ({"output_size": "given"}, ["output_size: given 'given'", "'model' or 'source'"]),
         ({"direction": "shared", "method": {"image_half": "none"}}, ["direction: shared directions are image halves"]),
+        ({"direction": "shared", "method": {"sigma_max": 1.0}}, ["direction: shared directions are image halves"]),
     ],
 )
 def test_errors_name_the_key_what_was_given_and_what_is_allowed(changes: dict[str, Any], parts: list[str]) -> None:
