@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from itertools import chain
@@ -170,17 +170,23 @@ def _known_halves(images: Tensor) -> ImageHalves:
     return ImageHalves(images, zeros.bool(), unknown, torch.zeros(len(images), dtype=torch.int64), zeros)
 
 
+def check_shared(tasks: Sequence[Sequence[EditTask]], known: Collection[str]) -> None:
+    """Raises ValueError for an edit that names another shared direction than those `known`, or none where there are
+    some."""
+    for task in chain.from_iterable(tasks):
+        if bool(task.shared) != bool(known) or not set(known) >= set(task.shared):
+            mend = "name one of them for each of its target prompts" if known else "give them, or let it name none"
+            raise ValueError(
+                f"edit {task.edit_id!r} names the shared directions {list(task.shared)}; known are {sorted(known)}: "
+                f"{mend}"
+            )
+
+
 def shared_halves(shared: Mapping[str, Tensor], tasks: Sequence[Sequence[EditTask]], like: Tensor) -> ImageHalves:
     """The image half of each of `wanted_targets(tasks)`, identified elsewhere: no evaluations here.
 
-    shared: image halves (1, C, h, w) by their ids. Raises ValueError for an edit that names none of them.
+    shared: image halves (1, C, h, w) by their ids, which `check_shared` has seen.
     """
-    for task in chain.from_iterable(tasks):
-        if not task.shared or not shared.keys() >= set(task.shared):
-            raise ValueError(
-                f"edit {task.edit_id!r} names the shared directions {list(task.shared)}; known are {sorted(shared)}: "
-                "name one of them for each of its target prompts"
-            )
     return _known_halves(torch.cat([shared[str(target.shared)] for target in wanted_targets(tasks)]).to(like))
 
 
@@ -199,14 +205,15 @@ def edit_images(
     Each image is encoded and its directions' source drawn once, each (image, target prompt) identified once, and all
     strengths are decoded in full batches of `batch`. Yields every task of every image once, images in order. shared:
     image halves (1, C, h, w) by the ids that tasks name. Raises PromptTooLongError for a prompt that would be cut,
-    ValueError for a task that names none of `shared`.
+    ValueError as `check_shared`.
     """
+    check_shared(tasks, shared or ())
     targets = wanted_targets(tasks)
     if not targets:
         return
     encoded = encode_images(backbone, images, source_prompts, seeds, method, batch)
     joint, prompts = encoded.joint, encode_prompts(backbone, [target.prompt for target in targets], batch)
-    if shared is None:
+    if not shared:
         halves = identify_targets(backbone, joint.clean, joint.conditioning, targets, prompts, seeds, method, batch)
     else:
         halves = shared_halves(shared, tasks, joint.clean)

@@ -9,6 +9,7 @@ from torch import Tensor
 from eim_ops.backbones.base import Backbone
 from eim_ops.carry import pack_encoded, pack_halves, unpack_clean, unpack_encoded, unpack_halves
 from eim_ops.edit import (
+    check_shared,
     edit_images,
     encode_images,
     encode_prompts,
@@ -51,8 +52,7 @@ class Editor:
         seeds: Sequence[int], batch: int,
     ) -> Iterator[EditedImage]:  # fmt: skip
         """Each task's result once. Images are uint8 (H, W, 3) of one size."""
-        shared = self._shared or None
-        return edit_images(self._backbone, images, source_prompts, tasks, self._method, seeds, batch, shared)
+        return edit_images(self._backbone, images, source_prompts, tasks, self._method, seeds, batch, self._shared)
 
     def encode(
         self, images: Sequence[np.ndarray], source_prompts: Sequence[str], seeds: Sequence[int], batch: int
@@ -77,6 +77,7 @@ class Editor:
         tasks: Sequence[Sequence[EditTask]], seeds: Sequence[int], batch: int,
     ) -> Iterator[EditedImage]:  # fmt: skip
         """As the whole call. halves: of each image, by target prompt; of shared directions none."""
+        check_shared(tasks, self._shared)
         targets = wanted_targets(tasks)
         if not targets:
             return

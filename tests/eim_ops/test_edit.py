@@ -141,6 +141,13 @@ def test_among_shared_directions_an_edit_that_names_none_of_them_is_told(
         list(edit_images(backbone, faces(1), [SOURCE], tasks, METHOD, [0], 4, {"smile": known}))
 
 
+def test_an_edit_that_names_a_shared_direction_where_there_is_none_is_told(backbone: Sd3Backbone) -> None:
+    with pytest.raises(
+        ValueError, match=r"'smile-1' names the .* \['smile'\]; known are \[\]: give them"
+    ):
+        run(backbone, faces(1), [(replace(TASKS[0], shared=("smile",)),)], [0])
+
+
 def test_a_prompt_too_long_is_an_error_not_a_cut(backbone: Sd3Backbone) -> None:
     with pytest.raises(PromptTooLongError):
         run(backbone, faces(1), [(EditTask("x", ("smile " * 40,), 1.0),)], [0])

@@ -22,6 +22,14 @@ def test_among_shared_directions_an_edit_that_names_none_of_them_is_told(backbon
         list(editor.manipulate(encoded, [{}], [SOURCE], [TASKS[:1]], [0], BATCH))
 
 
+def test_an_edit_that_names_a_shared_direction_where_there_is_none_is_told(backbone: Sd3Backbone) -> None:
+    editor, task = Editor(backbone, METHOD), replace(TASKS[0], shared=("smile",))
+    encoded = editor.encode(faces(1), [SOURCE], [0], BATCH)
+    (half,) = editor.identify(encoded, [SOURCE], [(0, task.target_prompts[0])], [0], BATCH)
+    with pytest.raises(ValueError, match=r"names the shared directions \['smile'\]; known are \[\]: give them"):
+        list(editor.manipulate(encoded, [{task.target_prompts[0]: half}], [SOURCE], [[task]], [0], BATCH))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
