@@ -25,9 +25,10 @@ def measure_jvp(
     """
     exact = load("float64")
     shape = exact.encode_image(torch.zeros(1, 3, exact.image_size, exact.image_size)).shape[1:]
-    x, tangent = torch.randn((2, len(prompts), *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    sigma = torch.tensor(_SIGMA)
-    truth = exact.jvp(x, sigma, exact.encode_text(prompts), tangent)
+    conditioning, sigma = exact.encode_text(prompts), torch.tensor(_SIGMA)
+    drawn = torch.randn((2, len(prompts), *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, tangent = drawn.to(conditioning.tokens.device)
+    truth = exact.jvp(x, sigma, conditioning, tangent).cpu()
     report: dict[str, dict[str, Mapping[str, float]]] = {}
     for dtype in _DTYPES:
         name = str(dtype).removeprefix("torch.")
@@ -48,10 +49,10 @@ def measure_jvp(
 
 
 def _seconds(call: Callable[[], Tensor], repeats: int) -> tuple[Tensor, float]:
-    """The result, and the fastest of some runs."""
+    """The result, on the CPU, and the fastest of some runs."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
-        result = call()
+        result = call().cpu()  # waits for the device
         times.append(time.perf_counter() - started)
     return result, min(times)

@@ -142,9 +142,7 @@ def test_among_shared_directions_an_edit_that_names_none_of_them_is_told(
 
 
 def test_an_edit_that_names_a_shared_direction_where_there_is_none_is_told(backbone: Sd3Backbone) -> None:
-    with pytest.raises(
-        ValueError, match=r"'smile-1' names the .* \['smile'\]; known are \[\]: give them"
-    ):
+    with pytest.raises(ValueError, match=r"'smile-1' names the .* \['smile'\]; known are \[\]: give them"):
         run(backbone, faces(1), [(replace(TASKS[0], shared=("smile",)),)], [0])
 
 
