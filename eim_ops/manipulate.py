@@ -25,10 +25,9 @@ def guided_velocity(
 ) -> Tensor:  # fmt: skip
     """v(c_base) + w (v(c) - v(c_base)), all at x (B, C, h, w); with `free`, that sum under the family's own guidance.
 
-    With the source as base it guides along the edit, so that an edit of strength 0 stays the source; with the empty
-    prompt it is classifier-free guidance. Where the family's guidance is linear it is of each of the two alike; that of
-    Qwen-Image is not, since it brings each token of the sum back to its length. One evaluation a row, one more where w
-    is not 1, one more with `free`.
+    With the source as base it guides along the edit, so that an edit of strength 0 stays the source. Where the family's
+    guidance is linear it is of each of the two alike; that of Qwen-Image is not, since it brings each token of the sum
+    back to its length. One evaluation a row, one more where w is not 1, one more with `free`.
     """
     velocity = backbone.velocity(x, sigma, conditioning)
     if base is not None and guidance != 1.0:

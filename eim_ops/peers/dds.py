@@ -11,6 +11,7 @@ from eim_ops.joint import Conditioning, per_row
 from eim_ops.manipulate import guided_velocity
 from eim_ops.noise import noise, noised
 from eim_ops.peers.checks import check_number, check_whole
+from eim_ops.peers.guidance import classifier_free
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,14 @@ def dds(
     draws = noise(seeds, settings.iterations, (clean.shape[1:].numel() + 1,))
     # The steps are small, so they are added up in float32, whatever the model's dtype.
     shift = torch.zeros_like(clean, dtype=torch.promote_types(clean.dtype, torch.float32))
+    free = classifier_free(backbone, empty, "dds.guidance", settings.guidance, settings.iterations)
     for draw in draws:
         share = torch.special.ndtr(draw[:, -1]).to(clean.device)
         sigma = settings.sigma_low + (settings.sigma_high - settings.sigma_low) * share
         eps, a = draw[:, :-1].reshape(clean.shape).to(clean), per_row(1 - sigma, shift)
         x, moved = noised(clean, eps, sigma), noised(clean, eps, sigma, a * shift)
-        from_source = guided_velocity(backbone, x, sigma, source, empty, settings.guidance)
-        to_target = guided_velocity(backbone, moved, sigma, target, empty, settings.guidance)
+        from_source = guided_velocity(backbone, x, sigma, source, free=free)
+        to_target = guided_velocity(backbone, moved, sigma, target, free=free)
         # eps_hat = x + a v, and the two points are a * shift apart.
         shift = shift - settings.learning_rate * a * (shift + (to_target - from_source))
     return (clean + shift).to(clean.dtype)

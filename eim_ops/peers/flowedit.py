@@ -11,6 +11,7 @@ from eim_ops.joint import Conditioning, widened
 from eim_ops.manipulate import guided_velocity
 from eim_ops.noise import noise, noised
 from eim_ops.peers.checks import check_number, check_whole
+from eim_ops.peers.guidance import classifier_free
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,16 @@ def flowedit(
     and equal guidance it returns the source. Source: Kulikov et al. 2024, algorithm 1.
     """
     sigmas = backbone.grid(settings.steps, clean.shape[-2:])[-(settings.last + 1) :]
+    of_source, of_target = (
+        classifier_free(backbone, empty, f"flowedit.{prompt}_guidance", weight, settings.last)
+        for prompt, weight in (("source", settings.source_guidance), ("target", settings.target_guidance))
+    )
     # The steps are small: as in the authors' code they are added up in float32, whatever the model's dtype.
     edited = widened(clean)
     for (sigma, below), eps in zip(pairwise(sigmas), noise(seeds, settings.last, clean.shape[1:]), strict=True):
         eps = eps.to(clean)
         x, moved = noised(clean, eps, sigma), noised(clean, eps, sigma, edited - clean)
-        from_source = guided_velocity(backbone, x, sigma, source, empty, settings.source_guidance)
-        to_target = guided_velocity(backbone, moved, sigma, target, empty, settings.target_guidance)
+        from_source = guided_velocity(backbone, x, sigma, source, free=of_source)
+        to_target = guided_velocity(backbone, moved, sigma, target, free=of_target)
         edited = edited + (below - sigma).to(edited.dtype) * (to_target - from_source)
     return edited.to(clean.dtype)

@@ -23,7 +23,8 @@ class Peer(Protocol):
         """Clean latents (B, C, h, w) edited from what `source` says to what `target` says, same shape and dtype.
 
         empty: the empty prompt's conditioning, for classifier-free guidance. Row i depends on row i of each
-        argument alone, on seeds[i] for its noise.
+        argument alone, on seeds[i] for its noise. Raises ValueError for guidance other than 1 of a model that was not
+        made for it.
         """
 
 

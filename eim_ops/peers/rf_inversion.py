@@ -12,6 +12,7 @@ from eim_ops.joint import Conditioning
 from eim_ops.manipulate import guided_velocity
 from eim_ops.noise import noise
 from eim_ops.peers.checks import check_number, check_whole
+from eim_ops.peers.guidance import classifier_free
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,12 @@ def rf_inversion(
     sigmas = backbone.grid(settings.steps, clean.shape[-2:]).to(wide)
     eps = noise(seeds, 1, clean.shape[1:])[0].to(clean.device, wide)
     x = clean.to(wide)
+    free = classifier_free(backbone, empty, "rf_inversion.guidance", settings.guidance, settings.steps)
     for low, high in pairwise(sigmas.flip(0)):
         velocity = backbone.velocity(x.to(clean.dtype), low, empty)
         x = x + (high - low) * (velocity + settings.gamma * ((eps - x) / (1 - low) - velocity))
     for step, (sigma, below) in enumerate(pairwise(sigmas)):
         eta = settings.eta if step < settings.controlled else 0.0
-        velocity = guided_velocity(backbone, x.to(clean.dtype), sigma, target, empty, settings.guidance)
+        velocity = guided_velocity(backbone, x.to(clean.dtype), sigma, target, free=free)
         x = x + (below - sigma) * (velocity + eta * ((x - clean) / sigma - velocity))
     return x.to(clean.dtype)

@@ -10,6 +10,7 @@ from eim_ops.joint import Conditioning
 from eim_ops.manipulate import sample
 from eim_ops.noise import noise, noised
 from eim_ops.peers.checks import check_number, check_whole
+from eim_ops.peers.guidance import classifier_free
 
 
 @dataclass(frozen=True)
@@ -46,4 +47,5 @@ def sdedit(
     """
     sigmas = backbone.grid(settings.steps, clean.shape[-2:])[-(settings.taken + 1) :]
     eps = noise(seeds, 1, clean.shape[1:])[0].to(clean)
-    return sample(backbone, noised(clean, eps, sigmas[0]), target, sigmas, empty, settings.guidance)
+    free = classifier_free(backbone, empty, "sdedit.guidance", settings.guidance, settings.taken)
+    return sample(backbone, noised(clean, eps, sigmas[0]), target, sigmas, free=free)

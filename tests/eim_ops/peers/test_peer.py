@@ -48,6 +48,24 @@ def test_equal_rows_differ_by_their_seed_alone(name: str, backbone: Sd3Backbone)
     assert (edited[0] - edited[1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("name", PEERS)
+def test_guidance_is_the_familys_own(name: str, backbone: Sd3Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.randn((2, 8, 16, 16), generator=torch.Generator().manual_seed(0))
+    source, target, empty = (backbone.encode_text([prompt] * 2) for prompt in (PROMPTS[0], PROMPTS[1], ""))
+    usual = SHORT[name](backbone, image, source, target, empty, [1, 2])
+    monkeypatch.setattr(backbone, "guide", lambda velocity, from_empty, weight: velocity)
+    assert (SHORT[name](backbone, image, source, target, empty, [1, 2]) - usual).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_guidance_of_a_model_that_was_not_made_for_it_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = GaussianCase()
+    monkeypatch.setattr(case.world, "guidance_kind", "embedded")
+    conditioning = mean_conditioning(case.means["source"])
+    with pytest.raises(ValueError, match=rf"{name}.*guidance is \S+, but the guidance of gaussian is embedded: set 1"):
+        PEERS[name](case.world, case.clean, conditioning, conditioning, conditioning, SEEDS)
+
+
 @pytest.mark.parametrize(
     ("name", "evaluations"), [("sdedit", 60), ("dds", 800), ("flowedit", 132), ("rf_inversion", 84)]
 )
