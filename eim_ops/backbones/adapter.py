@@ -12,6 +12,9 @@ from torch import Tensor
 from eim_ops.backbones.base import AttentionKind, Backbone, GuidanceKind, PromptTooLongError
 from eim_ops.joint import Conditioning
 
+_SCORE_BYTES = 2**31
+"""At 1024 px one row of FLUX.1 or SD3.5. A JVP holds about four such at once."""
+
 PartConfig = Callable[[str], Mapping[str, Any]]
 """A part's configuration by the part's name, such as `transformer`; "" is the pipeline's own, `model_index.json`."""
 
@@ -154,6 +157,17 @@ class PipelineBackbone(Backbone):
             raise ValueError(f"{self.name} was loaded with weights or attention that have no derivatives")
         with _checkpointed(self.pipeline.transformer, self.checkpoints):
             return super().vjp(latents, sigma, conditioning, cotangent)
+
+    def _jvp_rows(self, latents: Tensor, conditioning: Conditioning) -> int:
+        """As many as keep a layer's attention scores, float32 at least in plain attention, within `_SCORE_BYTES`."""
+        tokens = self._image_tokens(latents.shape[-2:]) + conditioning.tokens.shape[1]
+        row = self._attention_heads * tokens**2 * max(4, latents.dtype.itemsize)
+        most = max(1, min(len(latents), _SCORE_BYTES // row))
+        return next(rows for rows in range(most, 0, -1) if len(latents) % rows == 0)
+
+    @property
+    def _attention_heads(self) -> int:
+        return self.pipeline.transformer.config.num_attention_heads
 
     def _image_tokens(self, shape: Sequence[int]) -> int:
         return (shape[0] // 2) * (shape[1] // 2)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -85,13 +86,23 @@ class Backbone(ABC):
     def jvp(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, tangent: Tensor) -> Tensor:
         """(dv/dx) t, all (B, C, h, w): by central differences over `jvp_step`, or by forward-mode differentiation.
 
-        Fused attention has no forward mode, so attention runs in plain matrix products there.
+        Fused attention has no forward mode, so attention runs in plain matrix products there, over as many rows at once
+        as `_jvp_rows` says.
         """
         self.evaluations += JVP_COST * len(latents)
         if self.jvp_step is not None:
             return self._central_difference(latents, sigma, conditioning, tangent, self.jvp_step)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            return torch.func.jvp(lambda x: self._velocity(x, sigma, conditioning), (latents,), (tangent,))[1]
+        moved, rows, sigmas = [], self._jvp_rows(latents, conditioning), sigma.expand(len(latents))
+        for part in (slice(start, start + rows) for start in range(0, len(latents), rows)):
+            velocity = partial(self._velocity, sigma=sigmas[part], conditioning=conditioning[part])
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+                moved.append(torch.func.jvp(velocity, (latents[part],), (tangent[part],))[1])
+        return torch.cat(moved)
+
+    def _jvp_rows(self, latents: Tensor, conditioning: Conditioning) -> int:
+        """How many of these rows a JVP in forward mode takes at once: a divisor of their number, by shapes alone, so
+        that a row's bits depend on nothing else."""
+        return len(latents)
 
     def _central_difference(
         self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, tangent: Tensor, step: float

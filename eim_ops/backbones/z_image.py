@@ -43,6 +43,10 @@ class ZImageBackbone(PipelineBackbone):
         mask = torch.stack([padded(one.new_ones(len(one)), self._prompt_tokens) for one in encoded])
         return Conditioning(tokens, tokens.new_zeros(len(tokens), 0), mask)
 
+    @property
+    def _attention_heads(self) -> int:
+        return self.pipeline.transformer.config.n_heads
+
     def _velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """Its time runs from noise, 0, to image, 1, and its velocity points along it."""
         present = conditioning.present

@@ -10,6 +10,7 @@ import torch
 import torch.utils.checkpoint
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
+from eim_ops.backbones import adapter
 from eim_ops.backbones.adapter import PipelineBackbone
 from eim_ops.backbones.base import PromptTooLongError
 from eim_ops.backbones.registry import FAMILIES
@@ -89,6 +90,29 @@ def test_the_jvp_matches_finite_differences_and_the_vjp_is_its_adjoint(
     finite = backbone._central_difference(x, sigma, conditioning, t, 1e-2)
     assert forward.norm() > 1e-2 and (forward - finite).norm() < 0.01 * forward.norm()
     assert torch.allclose((forward * u).flatten(1).sum(1), (backward * t).flatten(1).sum(1), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_a_jvp_in_forward_mode_goes_through_rows_in_equal_parts_whose_attention_scores_fit(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, velocity, taken = tiny(family), tiny(family)._velocity, list[int]()
+
+    def watched(latents: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+        taken.append(len(latents))
+        return velocity(latents, *others, **named)
+
+    monkeypatch.setattr(backbone, "jvp_step", None)
+    monkeypatch.setattr(backbone, "_velocity", watched)
+    x, t = latents_of(backbone, (24, 32), 12).chunk(2)
+    conditioning, sigmas = backbone.encode_text([*PROMPTS, *PROMPTS]), torch.linspace(0.3, 0.8, 6)
+    whole = backbone.jvp(x, sigmas, conditioning, t)
+    tokens = backbone._image_tokens(x.shape[-2:]) + conditioning.tokens.shape[1]
+    monkeypatch.setattr(
+        adapter, "_SCORE_BYTES", 5 * 2 * tokens**2 * 4
+    )  # of two heads, and five rows, which six are not
+    assert torch.allclose(backbone.jvp(x, sigmas, conditioning, t), whole, atol=1e-4)
+    assert taken == [6, 3, 3], "five would leave one row in another shape"
 
 
 @pytest.mark.parametrize("family", PIPELINES)
