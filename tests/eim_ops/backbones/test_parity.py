@@ -51,7 +51,7 @@ def test_an_edits_grid_is_the_familys_own_but_for_sd3s_last_step_from_almost_0(f
     clean = latents_of(backbone, (32, 32), 1)
     own = backbone.grid(steps, clean.shape[-2:])
     sigmas = grid_of(backbone, clean, Method(steps=steps, sigma_max=1.0))
-    assert len(sigmas) == steps + 1 and sigmas[0] == own[0] and sigmas[-1] == 0
+    assert len(sigmas) == steps + 1 and sigmas[0] == own[0] == 1 and sigmas[-1] == 0
     if family.startswith(("sd3", "mini")):
         assert own[-2] < 0.01 < 2 * sigmas[-2]
     else:
@@ -160,7 +160,7 @@ def test_a_whole_edit_with_hsds_is_finite_and_strength_0_is_the_source(family: s
 
 @pytest.mark.parametrize("trajectory", ["coupled", "fixed_point"])
 @pytest.mark.parametrize("family", [*PIPELINES, "mini-dit"])
-def test_in_half_precision_strength_0_is_the_source_and_others_move_it_as_in_float32(
+def test_in_half_precision_strength_0_is_the_source_and_strong_edits_are_those_of_float32(
     family: str, trajectory: TrajectoryKind
 ) -> None:
     changes = []
@@ -176,12 +176,13 @@ def test_in_half_precision_strength_0_is_the_source_and_others_move_it_as_in_flo
         drawn = draw_source(backbone, joint.clean, joint.conditioning, [1, 2], levels(2, method.sigma_max))
         image = dds_direction(backbone, drawn, target)
         direction = Direction(image, text_direction(joint.conditioning, target))
-        edited = [manipulate(backbone, joint, direction, torch.full((2,), it)) for it in (0.0, 0.1, 1.0)]
+        edited = [manipulate(backbone, joint, direction, torch.full((2,), it)) for it in (0.0, 4.0)]
         assert all(one.dtype == dtype for one in edited)
         assert torch.allclose(edited[0], joint.clean, rtol=0, atol=1e-6)
-        changes.append([one.float() - joint.clean.float() for one in edited[1:]])
-    for exact, half in zip(*changes, strict=True):
-        assert (half - exact).norm() < 0.8 * exact.norm(), "what these random models' own rounding makes of it"
+        changes.append(edited[1].float() - joint.clean.float())
+    exact, half = changes
+    # These random models' own rounding is up to half of what they change; no change at all would be off by all of it.
+    assert (half - exact).norm() < 0.7 * exact.norm()
 
 
 @pytest.mark.parametrize("family", PIPELINES)
