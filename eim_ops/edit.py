@@ -1,8 +1,8 @@
 """Encode, identify and manipulate a whole set of images in full batches: three units, and all of them in one call.
 
 The units are what a job's stages call where each has processes of its own; `edit_images` calls one after another. Both
-give the same bits, since every model call has `batch` rows, which do not depend on each other; but for HSDS on CUDA, where
-fused attention's backward pass is not the same to the bit twice (docs/guarantees.md, 'Limits').
+give the same bits, since every model call has `batch` rows, which do not depend on each other; but for HSDS on CUDA,
+where fused attention's backward pass is not the same to the bit twice (docs/guarantees.md, 'Limits').
 """
 
 import hashlib
