@@ -2,12 +2,10 @@
 
 import contextlib
 import errno
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
-import aiohttp
-import botocore.exceptions
-import botocore.parsers
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -29,14 +27,6 @@ CREDENTIALS_ATTEMPTS = 4
 _LISTINGS, _LISTING_PAUSE = 6, 0.5
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _FINAL_NUMBERS = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
-_TRANSIENT = (
-    OSError,
-    aiohttp.ClientError,
-    botocore.exceptions.ConnectionError,
-    botocore.exceptions.HTTPClientError,
-    botocore.exceptions.IncompleteReadError,
-    botocore.parsers.ResponseParserError,  # a busy store may answer with something else than XML
-)
 _REFUSED_CREDENTIALS = frozenset(
     {
         "ExpiredToken",
@@ -49,17 +39,7 @@ _REFUSED_CREDENTIALS = frozenset(
         "TokenRefreshRequired",
     }
 )
-# What a provider of credentials raises has no answer of S3's in it.
-_NO_CREDENTIALS = (
-    botocore.exceptions.CredentialRetrievalError,
-    botocore.exceptions.MetadataRetrievalError,
-    botocore.exceptions.PartialCredentialsError,
-    botocore.exceptions.SSOError,
-    botocore.exceptions.TokenRetrievalError,
-)
 _NO_BUCKET = frozenset({"NoSuchBucket", "InvalidBucketName"})
-_NO_NAME = (botocore.exceptions.ParamValidationError, botocore.exceptions.UnsupportedS3ArnError)
-"""Of buckets and keys that there cannot be, before anything is sent."""
 _STILL_EXPIRED = "credentials are still expired"
 """In the RuntimeError of botocore where a provider gave old ones."""
 # Swift tells a full quota as EntityTooLarge; nothing that is written here is near S3's limit of 5 GiB.
@@ -84,6 +64,16 @@ class UnansweredError(StorageError):
     """One object, or one listing, that could not be had: after all attempts, or since there can be none."""
 
 
+def _of_s3(kind: str) -> tuple[type[BaseException], ...]:
+    """The errors of a kind of `s3_errors.py`: none while nothing of S3 was touched."""
+    if "botocore" not in sys.modules:
+        return ()
+    from pipeline import s3_errors
+
+    found: tuple[type[BaseException], ...] = getattr(s3_errors, kind)
+    return found
+
+
 def _answered(error: BaseException) -> dict[str, Any] | None:
     """S3's own words, where it has answered."""
     response = getattr(error.__cause__, "response", None)
@@ -103,13 +93,13 @@ def _is_full(error: BaseException) -> bool:
 def _is_refused(error: BaseException) -> bool:
     """Whether the credentials are, or none could be had from where they come from."""
     expired = isinstance(error, RuntimeError) and _STILL_EXPIRED in str(error)
-    return expired or isinstance(error, _NO_CREDENTIALS) or code_of(error) in _REFUSED_CREDENTIALS
+    return expired or isinstance(error, _of_s3("NO_CREDENTIALS")) or code_of(error) in _REFUSED_CREDENTIALS
 
 
 def _is_transient(error: BaseException) -> bool:
     # s3fs gives EINVAL to answers of S3 that may pass, such as one to a body that came damaged.
     final = isinstance(error, OSError) and error.errno in _FINAL_NUMBERS and _answered(error) is None
-    return isinstance(error, _TRANSIENT) and not isinstance(error, _FINAL) and not final
+    return isinstance(error, (OSError, *_of_s3("TRANSIENT"))) and not isinstance(error, _FINAL) and not final
 
 
 def _attempts(error: BaseException) -> int:
@@ -122,7 +112,7 @@ def _attempts(error: BaseException) -> int:
 def _told(operation: str, uri: str, error: BaseException) -> BaseException:
     """The error to raise for one that came after the last attempt."""
     code, place = code_of(error), f"{operation} {uri}"
-    if isinstance(error, botocore.exceptions.NoCredentialsError):
+    if isinstance(error, _of_s3("NONE_SET")):
         return StorageError("no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if _is_refused(error):
         mend = "set the clock of this machine" if code == "RequestTimeTooSkewed" else "refresh the S3 credentials"
@@ -134,7 +124,7 @@ def _told(operation: str, uri: str, error: BaseException) -> BaseException:
         )
     if _is_transient(error):
         return UnansweredError(f"{place}: failed {_attempts(error)} times, at last by {code}: {error}; run again")
-    if code in _NO_BUCKET or isinstance(error, _NO_NAME):
+    if code in _NO_BUCKET or isinstance(error, _of_s3("NO_NAME")):
         return UnansweredError(f"{place}: {code}: {' '.join(str(error).split())}; check the bucket and the name")
     if isinstance(error, PermissionError) and _answered(error) is not None:
         # S3 says no more than `Access Denied`.

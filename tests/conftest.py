@@ -2,6 +2,7 @@
 
 import gc
 import os
+import time
 import uuid
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share few cores
@@ -20,12 +21,21 @@ settings.register_profile("shared machine", deadline=None, max_examples=50)
 settings.load_profile("shared machine")
 
 
-_LONGEST = ("tests/faults", "tests/e2e", "tests/eim_ops")
+DEADLINE = "EIM_TEST_DEADLINE"
+"""The environment variable with seconds since 1970, from which on slow tests are skipped: for a machine that ends a run
+that takes too long, and with it all that would have been told."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: at the end of a run in several processes only short ones are left."""
-    items.sort(key=lambda item: next((i for i, name in enumerate(_LONGEST) if item.nodeid.startswith(name)), 9))
+    """Files with slow tests last."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path in slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is slow after the deadline, if there is one."""
+    if item.get_closest_marker("slow") and time.time() > float(os.environ.get(DEADLINE, "inf")):
+        pytest.skip(f"slow, and {DEADLINE} is over")
 
 
 @pytest.fixture(scope="session")

@@ -47,3 +47,10 @@ from tests.pipeline.builders import make_recipe
 stage = CaptionStage(fake_operations(), make_recipe(), PoolPlan(1, 1.0, 0.0, 1, "cpu"), Progress(), Attempts())
 """
     subprocess.run([sys.executable, "-c", code + 'assert "torch" not in sys.modules'], cwd=ROOT, check=True)
+
+
+def test_stages_that_work_on_a_disk_import_nothing_of_s3() -> None:
+    code = "import sys, pipeline.actors, pipeline.sink, pipeline.stages;"
+    subprocess.run(
+        [sys.executable, "-c", f"{code} assert not {{'aiohttp', 'botocore'}} & {{*sys.modules}}"], cwd=ROOT, check=True
+    )

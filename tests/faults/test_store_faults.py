@@ -10,6 +10,7 @@ from tests.faults.store_scenarios import IMAGES, SCENARIOS
 from tests.s3_server import S3Server
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_for_drivers")
 @pytest.mark.parametrize(("name", "scenario"), SCENARIOS, ids=[name for name, _ in SCENARIOS])
 def test_a_store_that_fails_neither_loses_nor_doubles(

@@ -197,7 +197,7 @@ def test_an_object_that_cannot_be_read_counts_as_absent(tmp_path: Path) -> None:
     assert cache.read("s").source_prompt is not None
 
 
-@pytest.mark.parametrize("error", [UnansweredError("get: failed 8 times"), PermissionError("AccessDenied")])
+@pytest.mark.parametrize("error", [UnansweredError("get: failed 14 times"), PermissionError("AccessDenied")])
 def test_an_object_that_the_store_does_not_give_counts_as_absent(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,7 +250,7 @@ def test_a_disk_that_does_not_answer_a_listing_is_asked_again_and_then_told(
     monkeypatch.setattr(os, "scandir", stale_first)
     assert [entry.size for entry in storage.list_entries(str(tmp_path))] == [0]
     stale += [OSError(errno.ESTALE, "Stale file handle")] * 20
-    with pytest.raises(UnansweredError, match=f"list {tmp_path}: failed 8 times.*Stale"):
+    with pytest.raises(UnansweredError, match=f"list {tmp_path}: failed 14 times.*Stale"):
         list(storage.list_entries(str(tmp_path)))
 
 

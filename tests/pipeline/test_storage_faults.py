@@ -42,10 +42,10 @@ def shared_proxy(s3: S3Server) -> Iterator[S3Proxy]:
 
 @pytest.fixture
 def proxy(shared_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
-    """The proxy without faults; pauses are nothing, a hanging store is given up after half a second."""
+    """The proxy without faults; pauses are nothing, a hanging store is given up soon."""
     monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: lambda _state: 0.0)
-    monkeypatch.setattr("pipeline.s3._READ_SECONDS", 1.0)
-    monkeypatch.setattr("pipeline.s3._CALL_SECONDS", 1.2)
+    monkeypatch.setattr("pipeline.s3._READ_SECONDS", 2.5)
+    monkeypatch.setattr("pipeline.s3._CALL_SECONDS", 3.0)
     monkeypatch.setattr(retrying, "_LISTING_PAUSE", 0.02)
     _client.cache_clear()
     _client().connect()  # takes a while itself
@@ -75,7 +75,7 @@ def test_a_get_that_fails_a_few_times_gives_the_whole_object(
     fault: s3_proxy.Fault, store: Store, proxy: S3Proxy
 ) -> None:
     store.write("a", DATA)
-    proxy.set(Rule(fault, ("GET",), first=3, seconds=2))
+    proxy.set(Rule(fault, ("GET",), first=3, seconds=5))
     assert store.read("a") == DATA
     assert (proxy.struck[fault], proxy.requests["GET"]) == (3, 4)
     assert sum(retries("get").values()) == 3
@@ -85,7 +85,7 @@ def test_a_get_that_fails_a_few_times_gives_the_whole_object(
 def test_puts_heads_lists_and_deletes_that_fail_a_few_times_are_done(
     fault: s3_proxy.Fault, store: Store, proxy: S3Proxy
 ) -> None:
-    rules = [Rule(fault, (operation,), first=2, seconds=2) for operation in ("PUT", "HEAD", "LIST", "DELETE")]
+    rules = [Rule(fault, (operation,), first=2, seconds=5) for operation in ("PUT", "HEAD", "LIST", "DELETE")]
     proxy.set(*rules)
     store.write("a", DATA)
     assert store.exists("a")
@@ -98,7 +98,7 @@ def test_puts_heads_lists_and_deletes_that_fail_a_few_times_are_done(
 
 def test_a_large_body_has_the_time_that_it_takes_on_a_slow_line(store: Store, proxy: S3Proxy) -> None:
     large = bytes(8 * 2**20)
-    proxy.set(Rule("slow", ("PUT",), seconds=2))
+    proxy.set(Rule("slow", ("PUT",), seconds=5))
     store.write("a", large)
     assert proxy.requests["PUT"] == 1
     assert store.read("a") == large
