@@ -108,9 +108,7 @@ def test_a_jvp_in_forward_mode_goes_through_rows_in_equal_parts_whose_attention_
     conditioning, sigmas = backbone.encode_text([*PROMPTS, *PROMPTS]), torch.linspace(0.3, 0.8, 6)
     whole = backbone.jvp(x, sigmas, conditioning, t)
     tokens = backbone._image_tokens(x.shape[-2:]) + conditioning.tokens.shape[1]
-    monkeypatch.setattr(
-        adapter, "_SCORE_BYTES", 5 * 2 * tokens**2 * 4
-    )  # of two heads, and five rows, which six are not
+    monkeypatch.setattr(adapter, "_SCORE_BYTES", 5 * (2 * tokens**2 * 4))  # five rows of two heads
     assert torch.allclose(backbone.jvp(x, sigmas, conditioning, t), whole, atol=1e-4)
     assert taken == [6, 3, 3], "five would leave one row in another shape"
 
