@@ -18,7 +18,8 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy eim_ops pipeline jobs benchmarks tests
 	$(BIN)/ray get-auth-token --generate > /dev/null  # two Rays that start at once would each make their own
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(BIN)/pytest -m slow
 
 # Kills, a failing store, a failing device: every scenario, one to two hours; then out/faults/faults.json.
 faults: $(STAMP)

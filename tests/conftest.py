@@ -2,10 +2,13 @@
 
 import gc
 import os
+import signal
 import time
 import uuid
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share few cores
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so xdist starts its processes, and theirs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,10 +29,12 @@ DEADLINE = "EIM_TEST_DEADLINE"
 that takes too long, and with it all that would have been told."""
 
 
+_LONGEST = ("tests/e2e", "tests/eim_ops")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests last."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path in slow)
+    """The longest files first: at the end of a run in several processes only short ones are left."""
+    items.sort(key=lambda item: next((i for i, name in enumerate(_LONGEST) if item.nodeid.startswith(name)), 9))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

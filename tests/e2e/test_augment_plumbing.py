@@ -113,6 +113,7 @@ def test_a_death_before_a_record_is_mended_by_the_next_run(
         assert by_date(root) == {"2030-01-02": 4}
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_completed_and_its_budget_is_spent_once(tmp_path: Path, png: PngMaker) -> None:
     root, budget = str(tmp_path), {"budget": {"images": 64}}  # blocks for two rounds of both actors
     put_images(root, range(70), png)

@@ -133,6 +133,7 @@ def test_a_manifest_with_prompts_needs_no_captioner(tmp_path: Path, png: PngMake
     assert sorted(set(view.failures["stage"].to_pylist())) == ["caption", "prepare"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_two_cpus")
 def test_a_killed_driver_is_completed_by_the_same_recipe(root: str, png: PngMaker, tmp_path: Path) -> None:
     put_images(root, range(64), png)

@@ -25,6 +25,7 @@ def test_a_tuning_that_is_none_of_these_models_is_refused_before_anything_starts
     file = tmp_path / "tuning.json"
     if text is not None:
         file.write_text(text)
+    monkeypatch.setenv("COLUMNS", "400")  # paths are not broken then
     result = CliRunner().invoke(app, ["evaluate", "bench", "--out", str(tmp_path), "--known", str(tmp_path)])
     assert result.exit_code == 2
     assert "tuning.json" in result.output

@@ -367,7 +367,8 @@ def test_a_prompt_that_the_text_encoder_would_cut_is_a_failure_of_its_edit() -> 
     assert (bad["error_stage"], bad["error_type"], good["error_type"]) == ("edit", "PromptTooLongError", None)
     assert "tokens" in bad["error_message"]
     price = costs(recipe.method)
-    assert editor.evaluations == recipe.batch * (price.encode + price.identify + price.decode), "one call of each"
+    one_call_of_each = price.encode + price.source + price.identify + price.decode
+    assert editor.evaluations == recipe.batch * one_call_of_each
     assert second["results"][0]["error_type"] == "PromptTooLongError"
 
 

@@ -98,7 +98,7 @@ def test_puts_heads_lists_and_deletes_that_fail_a_few_times_are_done(
 
 def test_a_large_body_has_the_time_that_it_takes_on_a_slow_line(store: Store, proxy: S3Proxy) -> None:
     large = bytes(8 * 2**20)
-    proxy.set(Rule("slow", ("PUT",), seconds=5))
+    proxy.set(Rule("slow", ("PUT",), seconds=4))
     store.write("a", large)
     assert proxy.requests["PUT"] == 1
     assert store.read("a") == large
