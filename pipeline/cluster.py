@@ -9,10 +9,11 @@ import warnings
 import ray
 from ray.data import DataContext
 
-from pipeline.placement import Cluster
+from pipeline.placement import Cluster, Plan
 
 RETRIES = 3
 """Of a task, and of a model's load; instead of Ray's endless ones."""
+_SLACK = 1e-3
 
 
 def retries(rows: int, max_attempts: int) -> int:
@@ -45,6 +46,23 @@ def cluster_resources() -> Cluster:
         node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
         node_gpus=max((node.get("GPU", 0.0) for node in nodes), default=0.0),
     )
+
+
+def taken(plan: Plan) -> str | None:
+    """What of a plan's pools is not free now, as where another job holds it; None: all is. Ray waits without a word."""
+    free, pools = ray.available_resources(), plan.pools.values()
+    needs = {
+        "CPUs": ("CPU", sum(pool.size * pool.num_cpus for pool in pools)),
+        "GPUs": ("GPU", sum(pool.size * pool.num_gpus for pool in pools)),
+    }
+    short = [
+        f"{free.get(kind, 0.0):g} of {need:g} {name}"
+        for name, (kind, need) in needs.items()
+        if free.get(kind, 0.0) < need - _SLACK
+    ]
+    if not short:
+        return None
+    return f"{' and '.join(short)} that the pools take are free now: the others wait until whoever holds them ends"
 
 
 def configure_data() -> DataContext:

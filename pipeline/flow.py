@@ -1,6 +1,7 @@
 """The whole Dataset graph, and a run around it: prepare, count, stream, count again."""
 
 import gc
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +21,7 @@ from pipeline.attempts import Attempts
 from pipeline.blocks import IN_FLIGHT, most_waiting, plan_run
 from pipeline.caption_cache import CaptionCache
 from pipeline.captioner_spec import captioner_name
-from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries
+from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries, taken
 from pipeline.fit import Fit
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, check_settings, open_run
@@ -148,6 +149,8 @@ def run_edit(
     elif before.left:
         connect(address)
         plan = plan_run(recipe, cluster_resources(), before, run.facts.most_pixels)
+        if waits := taken(plan):
+            print(waits, file=sys.stderr, flush=True)
         progress, streamed = Progress.start(name[:12], before.left, plan), time.monotonic()
         left = before
         while problem is None and left.left:

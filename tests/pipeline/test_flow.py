@@ -120,6 +120,7 @@ def streamed(
     for name, stand_in in {
         "connect": lambda _: None,
         "cluster_resources": lambda: Cluster(2),
+        "taken": lambda _: None,
         "_stream": stream,
         "Progress": SimpleNamespace(start=lambda *_: Progress()),
     }.items():
