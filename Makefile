@@ -2,9 +2,9 @@
 # A torch that can be imported in .venv already (a GPU build, say) is kept.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+STAMP := .venv/.stamp
 # The tests start hundreds of processes; each would compile our packages anew.
 unexport PYTHONDONTWRITEBYTECODE
-STAMP := .venv/.stamp
 
 .PHONY: demo test faults bench tools check-infra
 

@@ -52,14 +52,11 @@ def taken(plan: Plan) -> str | None:
     """What of a plan's pools is not free now, as where another job holds it; None: all is. Ray waits without a word."""
     free, pools = ray.available_resources(), plan.pools.values()
     needs = {
-        "CPUs": ("CPU", sum(pool.size * pool.num_cpus for pool in pools)),
-        "GPUs": ("GPU", sum(pool.size * pool.num_gpus for pool in pools)),
+        "CPU": sum(pool.size * pool.num_cpus for pool in pools),
+        "GPU": sum(pool.size * pool.num_gpus for pool in pools),
     }
-    short = [
-        f"{free.get(kind, 0.0):g} of {need:g} {name}"
-        for name, (kind, need) in needs.items()
-        if free.get(kind, 0.0) < need - _SLACK
-    ]
+    there = {kind: free.get(kind, 0.0) for kind in needs}
+    short = [f"{there[kind]:g} of {need:g} {kind}s" for kind, need in needs.items() if there[kind] < need - _SLACK]
     if not short:
         return None
     return f"{' and '.join(short)} that the pools take are free now: the others wait until whoever holds them ends"

@@ -33,7 +33,7 @@ from pipeline.progress import Counts, Progress, TooManyFailures, shown, too_many
 from pipeline.queues import bound_queues
 from pipeline.recipe import Recipe
 from pipeline.retrying import StorageError
-from pipeline.share import SampleStage, sample_rows, store_averages, wanted_pairs
+from pipeline.share import SampleStage, sample_rows, store_averages, wanted_directions
 from pipeline.shared import SharedDirections
 from pipeline.sink import EditSink, RunFacts
 from pipeline.split_stages import EncodeStage, IdentifyStage, ManipulateStage
@@ -149,14 +149,14 @@ def run_edit(
     elif before.left:
         connect(address)
         plan = plan_run(recipe, cluster_resources(), before, run.facts.most_pixels)
-        if waits := taken(plan):
-            print(waits, file=sys.stderr, flush=True)
         progress, streamed = Progress.start(name[:12], before.left, plan), time.monotonic()
         left = before
         while problem is None and left.left:
             # A stream that ended by an error keeps its actors, and their CPUs, until its frames are collected; this one
             # would wait for them without a word.
             gc.collect()
+            if waits := taken(plan):
+                print(waits, file=sys.stderr, flush=True)
             ending = _streamed(run, plan, progress, limit, before)
             problem = f"stopped: {ending}" if isinstance(ending, TooManyFailures) else None
             count = run.ledger.settled_account if problem is None else run.ledger.account
@@ -288,9 +288,9 @@ def _share_directions(run: EditRun, plan: Plan, progress: Progress) -> SharedDir
     recipe, attempts = run.recipe, run.attempts
     if recipe.direction == "own":
         return None
-    wanted = wanted_pairs(recipe.edits)
+    wanted = wanted_directions(recipe.edits)
     known = SharedDirections.read(run.ledger.store, list(wanted))
-    missing = {pair: request for pair, request in wanted.items() if pair not in known.ids}
+    missing = {each: edit for each, edit in wanted.items() if each not in known.ids}
     if not missing:
         return known
     rows = sample_rows(run.manifest, recipe.direction_images, missing)

@@ -17,7 +17,7 @@ from pipeline.split_stages import IdentifyStage
 from pipeline.work import BLANK, Row, source_image
 
 
-def wanted_pairs(edits: Sequence[EditSpec]) -> dict[Wanted, EditSpec]:
+def wanted_directions(edits: Sequence[EditSpec]) -> dict[Wanted, EditSpec]:
     """Each (attribute, target) of the recipe with each of its requests, and the edit that asks for it alone."""
     parts = (part for edit in edits for part in zip(edit.attributes, edit.targets, edit.requests, strict=True))
     return {part: EditSpec(attribute=part[:1], target=part[1:2], request=part[2:], strengths=(1.0,)) for part in parts}

@@ -38,8 +38,8 @@ class Attribute:
         return self.clauses[self.index(value)]
 
     def describes(self, index: int, value: "float | str") -> bool:
-        """Whether saying `values[index]` of `value` is right: the same class, or a number at most
-        a grade's width from the middle of the stated grade. Ours."""
+        """Whether saying `values[index]` of `value` is right: the same class, or a number at most a grade's
+        width from the middle of the stated grade. Ours."""
         if isinstance(value, str):
             return self.values[index] == value
         return abs(value - self.grade_center(index)) <= self.grade_width

@@ -11,7 +11,7 @@ from pipeline.decode import encode_png
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, RecipeError
-from pipeline.share import SampleStage, sample_rows, store_averages, wanted_pairs
+from pipeline.share import SampleStage, sample_rows, store_averages, wanted_directions
 from pipeline.shared import SharedDirections
 from pipeline.storage import open_store
 from pipeline.work import Row, table_of_work
@@ -41,7 +41,7 @@ def shared_over(rows: list[Row], folder: Path, *requests: str) -> SharedDirectio
     its = recipe(*requests)
     store = open_store(str(folder))
     sample = SampleStage(tiny_operations(), its, *IDLE)(table_of_work(rows)).to_pylist()
-    wanted = wanted_pairs(its.edits)
+    wanted = wanted_directions(its.edits)
     store_averages(sample, wanted, SharedDirections(store, {}), its, "fake-1")
     return SharedDirections.read(store, list(wanted))
 
@@ -96,5 +96,5 @@ def test_an_image_that_shows_the_target_already_has_no_part_in_the_mean(tmp_path
 
 def test_the_sample_is_the_smallest_sample_ids(tmp_path: Path) -> None:
     job = start_job(str(tmp_path), images=7)
-    rows = sample_rows(job.manifest, 3, wanted_pairs(job.recipe.edits))
+    rows = sample_rows(job.manifest, 3, wanted_directions(job.recipe.edits))
     assert [row["sample_id"] for row in rows] == sorted(row["sample_id"] for row in job.samples)[:3]
