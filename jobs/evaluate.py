@@ -1,7 +1,7 @@
 """`eim evaluate`: our method and its peers on faces whose true edits are known."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +26,10 @@ def bench(
     report: Annotated[
         list[str], typer.Option(help="WORLD-CAPTIONS, correlated|independent-vlm|truth; all four by default")
     ] = [],  # noqa: B006
+    peer: Annotated[
+        list[str],
+        typer.Option(help="sdedit|flowedit|rf_inversion|dds; all four by default; DDS takes most of the time"),
+    ] = [],  # noqa: B006
     cases: Cases = 300,
     known: Annotated[
         str | None,
@@ -46,15 +50,17 @@ def bench(
     from eim_ops.bench.peer_grid import peer_grid, quick_peers
     from eim_ops.bench.summary import Table, tabulate
     from eim_ops.method import Method
+    from eim_ops.peers.peer import PEERS
     from pipeline.bench import reports
     from pipeline.bench.known import take_known, write_known
     from pipeline.bench.spec import HEADLINE, REPORTS, TUNING_CASES, units
     from pipeline.storage import open_store
 
-    unknown = set(report) - set(REPORTS)
-    if unknown:
-        raise typer.BadParameter(f"{', '.join(unknown)}; there are: {', '.join(REPORTS)}", param_hint="--report")
-    models, grid = reports.find_models(model), quick_peers() if quick else peer_grid()
+    grid = quick_peers() if quick else peer_grid()
+    _refuse_unknown("--report", report, REPORTS)
+    _refuse_unknown("--peer", peer, PEERS)
+    grid = [its for its in grid if its.family in (peer or PEERS)]
+    models = reports.find_models(model)
     tuned_before = Table({}, {}) if known is None else _tuned(known, models, grid)
     actors, store = _connect(address), open_store(out)
     if quick:
@@ -159,6 +165,12 @@ def dataset(out: Out, cases: Cases = 300, address: Address = None) -> None:
 
     models = reports.find_models("mini-dit")
     reports.write_dataset(open_store(out), models, _connect(address), ["correlated", "independent"], cases)
+
+
+def _refuse_unknown(option: str, given: Sequence[str], there: Collection[str]) -> None:
+    unknown = [name for name in given if name not in there]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}; there are: {', '.join(there)}", param_hint=option)
 
 
 def _tuned(known: str, models: "Models", grid: "Sequence[Contender]") -> "Table":

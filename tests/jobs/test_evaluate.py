@@ -17,6 +17,12 @@ def test_an_unknown_report_is_refused_with_those_that_there_are(name: str) -> No
     assert name in result.output and "independent-truth" in result.output.replace("\n", "")
 
 
+def test_an_unknown_peer_is_refused_with_those_that_there_are() -> None:
+    result = CliRunner().invoke(app, ["evaluate", "bench", "--out", "unused", "--peer", "p2p"])
+    assert result.exit_code == 2
+    assert "p2p" in result.output and "rf_inversion" in result.output.replace("\n", "")
+
+
 @pytest.mark.parametrize("text", [None, "[]", '{"models": {}, "tuning_cases": 64, "settings": {}}'])
 def test_a_tuning_that_is_none_of_these_models_is_refused_before_anything_starts(
     text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -31,8 +37,9 @@ def test_a_tuning_that_is_none_of_these_models_is_refused_before_anything_starts
     assert "tuning.json" in result.output
 
 
-def test_a_quick_run_has_every_peer_and_leaves_a_full_runs_reports_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("peers", [[], ["flowedit"], ["sdedit", "dds"]])
+def test_a_quick_run_has_the_peers_asked_for_or_all_and_leaves_a_full_runs_reports_alone(
+    peers: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Any, ...]] = []
 
@@ -44,11 +51,12 @@ def test_a_quick_run_has_every_peer_and_leaves_a_full_runs_reports_alone(
     monkeypatch.setattr(evaluate, "_show", lambda *_: None)
     monkeypatch.setattr(reports, "run_report", noted)
     monkeypatch.setattr(reports, "write_summary", lambda *_: None)
-    result = CliRunner().invoke(app, ["evaluate", "bench", "--out", str(tmp_path), "--quick"])
+    options = [word for peer in peers for word in ("--peer", peer)]
+    result = CliRunner().invoke(app, ["evaluate", "bench", "--out", str(tmp_path), "--quick", *options])
     assert result.exit_code == 0, result.output
     ((store, report, _, _, contenders, _, tuning_cases),) = asked
     assert (store.root, report.name, tuning_cases) == (f"{tmp_path}/quick", "correlated-vlm", 0)
-    assert {contender.family for contender in contenders} == {"eim", "round_trip", *PEERS}
+    assert {contender.family for contender in contenders} == {"eim", "round_trip", *(peers or PEERS)}
     assert {contender.strengths for contender in contenders} == {(1.0,)}
 
 
