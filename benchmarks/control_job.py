@@ -36,7 +36,7 @@ def resume(recipe: Path) -> None:
 def list_input(recipe: Path) -> None:
     """List a recipe's input into a manifest below its output. Prints its rows, and the most memory that this process
     held, MiB."""
-    from pipeline.manifest import prepare_manifest
+    from pipeline.listing import prepare_manifest
     from pipeline.recipe import load_recipe
     from pipeline.storage import open_store
 

@@ -38,7 +38,7 @@ def stopped_run(folder: Path, rows: int) -> Stopped:
     recipe = _recipe(folder, rows)
     from pipeline.ask import Ask
     from pipeline.ledger import open_run
-    from pipeline.manifest import prepare_manifest
+    from pipeline.listing import prepare_manifest
     from pipeline.operations import pixel_settings, real_operations
     from pipeline.recipe import load_recipe
     from pipeline.storage import open_store

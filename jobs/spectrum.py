@@ -26,7 +26,7 @@ def spectrum(
     from pipeline import storage
     from pipeline.decode import decode_image
     from pipeline.fit import Fit
-    from pipeline.manifest import IMAGE_SUFFIXES
+    from pipeline.listing import IMAGE_SUFFIXES
 
     if not model.is_dir():
         raise typer.BadParameter(f"{model} is no folder; download the model to one first", param_hint="MODEL")

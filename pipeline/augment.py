@@ -21,7 +21,8 @@ from pipeline.gpu_hours import gpu_hours_of
 from pipeline.identity import fingerprint
 from pipeline.increments import Increment, increments_of, open_increments
 from pipeline.ledger import Ledger, buckets_of, check_settings, open_run
-from pipeline.manifest import NothingListedError, check_apart, open_manifest, prepare_manifest, write_manifest
+from pipeline.listing import NothingListedError, check_apart, prepare_manifest
+from pipeline.manifest import open_manifest, write_manifest
 from pipeline.operations import Operations, pixel_settings
 from pipeline.placement import Cluster
 from pipeline.recipe import Recipe, RecipeError

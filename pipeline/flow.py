@@ -25,7 +25,8 @@ from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect
 from pipeline.fit import Fit
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, check_settings, open_run
-from pipeline.manifest import Manifest, check_apart, prepare_manifest
+from pipeline.listing import check_apart, prepare_manifest
+from pipeline.manifest import Manifest
 from pipeline.model_loading import ModelError, held_to
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
 from pipeline.placement import Plan, PoolPlan, caption_rows

@@ -9,7 +9,7 @@ from pipeline.captioner_spec import GIVEN_PROMPTS, TemplateSpec
 from pipeline.estimate import Rates, Storage, Time, storage_of, time_of
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, buckets_of
-from pipeline.manifest import check_apart, prepare_manifest
+from pipeline.listing import check_apart, prepare_manifest
 from pipeline.operations import ModelFacts, Operations, pixel_settings
 from pipeline.placement import Cluster, Plan
 from pipeline.recipe import Recipe

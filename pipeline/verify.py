@@ -16,7 +16,8 @@ from pipeline.edit_spec import EditSpec
 from pipeline.identity import fingerprint, sha256_bytes
 from pipeline.images import ImagesOf, stored_images
 from pipeline.ledger import View, buckets_of, read_raw
-from pipeline.manifest import Manifest, open_manifest, prepare_manifest
+from pipeline.listing import prepare_manifest
+from pipeline.manifest import Manifest, open_manifest
 from pipeline.operations import Operations, pixel_settings
 from pipeline.processes import in_processes
 from pipeline.recipe import Recipe

@@ -1,5 +1,6 @@
 """Neutral rows and recipes; a test names what matters to it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,10 +16,11 @@ from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
 from pipeline.fit import Fit
 from pipeline.ledger import open_run
-from pipeline.manifest import Manifest, prepare_manifest
+from pipeline.listing import prepare_manifest
+from pipeline.manifest import Manifest
 from pipeline.operations import pixel_settings
 from pipeline.progress import Progress
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe import Input, Recipe, parse_recipe
 from pipeline.schema import EDITS, FAILURES
 from pipeline.sink import EditSink, RunFacts
 from pipeline.storage import Store, open_store
@@ -123,3 +125,18 @@ def start_job(root: str, images: int = 3, *, revision: str = "fake-1", new_run: 
     store, fingerprint = open_run(output, settings, new_run)
     Ask(fingerprint, manifest.prefix, recipe.edits).record(store)
     return Job(recipe, output, store, fingerprint, manifest)
+
+
+def listed_rows(manifest: Manifest) -> list[Row]:
+    """A manifest's rows by their images' names."""
+    return sorted((row for bucket in manifest.rows for row in manifest.read(bucket)), key=lambda row: row["uri"])
+
+
+def prepared_rows(root: str, source: Input) -> list[Row]:
+    """The rows of an input, prepared below `<root>/out`."""
+    return listed_rows(prepare_manifest(source, open_store(f"{root}/out")))
+
+
+def as_jsonl(rows: Sequence[Row]) -> bytes:
+    """A user's manifest, a line a row."""
+    return "\n".join(json.dumps(row) for row in rows).encode()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ledger import FingerprintError, Ledger, View, _view, open_run
-from pipeline.manifest import prepare_manifest
+from pipeline.listing import prepare_manifest
 from pipeline.recipe import Input
 from pipeline.schema import EDITS, FAILURES, table_of
 from pipeline.storage import Store, open_store

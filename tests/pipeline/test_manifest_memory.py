@@ -15,12 +15,13 @@ import json, os, resource, sys
 from pathlib import Path
 from pipeline.edit_spec import EditSpec
 from pipeline.ledger import Ledger
-from pipeline.manifest import _row, write_manifest
+from pipeline.manifest import write_manifest
+from pipeline.manifest_row import manifest_row
 from pipeline.storage import Store
 
 os.fsync = lambda _: None  # hundreds of shards, of which none must outlive a power cut
 store, count = Store(sys.argv[1]), int(sys.argv[2])
-rows = (_row(f"s3://bucket/images/{index:09d}.png", f"{index:032x}", 1000) for index in range(count))
+rows = (manifest_row(f"s3://bucket/images/{index:09d}.png", f"{index:032x}", 1000) for index in range(count))
 manifest = write_manifest(rows, store)
 edits = [EditSpec(attribute=("smile",), target=("broad smile",), request=("smile",), strengths=(0.5, 1.0))]
 account = Ledger(store, "f").account(manifest, edits)

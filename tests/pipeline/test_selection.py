@@ -22,7 +22,8 @@ from pipeline.backlog import Backlog
 from pipeline.balance import OTHER, Balance, Value
 from pipeline.estimate import Workload
 from pipeline.ledger import Ledger
-from pipeline.manifest import Manifest, prepare_manifest, write_manifest
+from pipeline.listing import prepare_manifest
+from pipeline.manifest import Manifest, write_manifest
 from pipeline.recipe import Input, Recipe
 from pipeline.schema import LISTING
 from pipeline.selection import Limit, Selection, select, select_all

@@ -16,7 +16,8 @@ import pytest
 from pipeline import retrying, storage, storage_metrics
 from pipeline.attempts import Attempts
 from pipeline.ledger import Ledger
-from pipeline.manifest import open_manifest, prepare_manifest
+from pipeline.listing import prepare_manifest
+from pipeline.manifest import open_manifest
 from pipeline.progress import Progress
 from pipeline.recipe import Input
 from pipeline.retrying import StorageError, UnansweredError
