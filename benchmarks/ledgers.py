@@ -81,6 +81,7 @@ def _unsynced() -> None:
 def _write(buckets: Sequence[str], recipe: Path, run: tuple[str, str]) -> tuple[int, int]:
     """The edits and the failures that were written of these buckets."""
     from pipeline.attempts import Attempts
+    from pipeline.failure_limit import FailureLimit
     from pipeline.ledger import Ledger
     from pipeline.manifest import open_manifest
     from pipeline.placement import Cluster, plan_placement
@@ -96,7 +97,7 @@ def _write(buckets: Sequence[str], recipe: Path, run: tuple[str, str]) -> tuple[
     manifest = open_manifest(store, prefix)
     plan = plan_placement(checked, Cluster(2), manifest.total, 1)
     read = ReadPending(manifest, Ledger(store, name), checked, False, plan.block_rows)
-    sink = EditSink(store, RunFacts(name, "m", "r", "c", "r"), Progress(), manifest.total, Attempts())
+    sink = EditSink(store, RunFacts(name, "m", "r", "c", "r"), Progress(), FailureLimit(manifest.total), Attempts())
     rows = (row for bucket in buckets for table in read(_item(bucket)) for row in table.to_pylist())
     done = [_done(place, row) for place, row in enumerate(rows) if place % _DONE]
     for start in range(0, len(done), plan.block_rows):

@@ -22,6 +22,7 @@ from pipeline.blocks import IN_FLIGHT, most_waiting, plan_run
 from pipeline.caption_cache import CaptionCache
 from pipeline.captioner_spec import captioner_name
 from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries, taken
+from pipeline.failure_limit import FailureLimit, TooManyFailures, failure_limit
 from pipeline.fit import Fit
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, check_settings, open_run
@@ -30,7 +31,7 @@ from pipeline.manifest import Manifest
 from pipeline.model_loading import ModelError, held_to
 from pipeline.operations import ModelFacts, Operations, caption_settings, pixel_settings
 from pipeline.placement import Plan, PoolPlan, caption_rows
-from pipeline.progress import Counts, Progress, TooManyFailures, shown, too_many
+from pipeline.progress import Counts, Progress, shown
 from pipeline.queues import bound_queues
 from pipeline.recipe import Recipe
 from pipeline.retrying import StorageError
@@ -143,9 +144,9 @@ def run_edit(
         before = run.ledger.account(manifest, recipe.edits, retry_failed)
     counts, problem = Counts(), None
     uses: Mapping[str, StageUse] = {}
-    after, limit = before, int(recipe.max_failure_fraction * before.asked)
-    if before.left and before.failures > limit:
-        told = too_many(before.failures, limit, before.failures)
+    after = before
+    limit = failure_limit(recipe.max_failure_fraction, before.asked, before.edits, before.failures)
+    if before.left and (told := limit.problem(0, 0)):
         problem = f"stopped: {told}; add --retry-failed, or raise the limit"
     elif before.left:
         connect(address)
@@ -180,13 +181,13 @@ def run_edit(
 
 
 def _streamed(
-    run: EditRun, plan: Plan, progress: Progress, failure_limit: int, before: Account
+    run: EditRun, plan: Plan, progress: Progress, limit: FailureLimit, before: Account
 ) -> TooManyFailures | ClusterError | None:
     """Stream what is left; returns why it was stopped, or what Ray lost that another stream may make. before: the run.
     Raises as `run_edit` does."""
     try:
         with shown(progress, before.work.images, before.left):
-            _stream(run, plan, progress, failure_limit, before.failures)
+            _stream(run, plan, progress, limit)
     except KeyboardInterrupt:
         raise Interrupted(progress.counts()) from None
     except Exception as error:
@@ -245,9 +246,8 @@ def open_edit_run(
     return EditRun(recipe, held, facts, manifest, ledger, retry_failed, attempts, partition)
 
 
-def _stream(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, failed_before: int) -> None:
-    """The graph: read what is left, load, caption, edit, score, commit. More failures than `failure_limit`, those of
-    earlier runs included, stop it."""
+def _stream(run: EditRun, plan: Plan, progress: Progress, limit: FailureLimit) -> None:
+    """The graph: read what is left, load, caption, edit, score, commit, until all is or too much fails."""
     context = configure_data()
     context.execution_no_progress_timeout_s = plan.no_progress_seconds
     waiting = most_waiting(plan.pools)
@@ -264,7 +264,7 @@ def _stream(run: EditRun, plan: Plan, progress: Progress, failure_limit: int, fa
     groups = [{"buckets": list(group)} for group in run.manifest.groups(GROUP_ROWS)]
     whole_blocks = {"batch_size": None, "batch_format": "pyarrow", **task}
     read = ReadPending(run.manifest, run.ledger, recipe, run.retry_failed, plan.block_rows)
-    sink = EditSink(run.ledger.store, facts, progress, failure_limit, attempts, failed_before)
+    sink = EditSink(run.ledger.store, facts, progress, limit, attempts)
     editing = {**stage_arguments, "shared": _share_directions(run, plan, progress)}
     arguments = {"caption": caption_arguments, "encode": editing, "identify": editing, "edit": editing}
     stages = _SPLIT if recipe.placement == "split" else _FUSED

@@ -30,16 +30,6 @@ Reasons = Counter[tuple[str, str]]
 """Failures by stage and error type."""
 
 
-class TooManyFailures(Exception):
-    """More edits failed than the recipe allows."""
-
-
-def too_many(failed: int, limit: int, before: int) -> str:
-    """Why a run stops where so many edits have failed; `before`: of these in earlier runs."""
-    earlier = " in earlier runs" if before == failed else f", {before} of them in earlier runs" if before else ""
-    return f"{failed} edits failed{earlier}, more than the {limit} that max_failure_fraction allows"
-
-
 @dataclass
 class Counts:
     """Rows done and seconds spent in each stage; `edit` and `score` count edits, `load` and `caption` images."""
@@ -95,14 +85,14 @@ class _Counter:
 
     def written(
         self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float, borne: storage_metrics.Borne
-    ) -> int:
+    ) -> tuple[int, int]:
         new_edits = sum(edits[part] for part in self._new(edits))
         reasons = sum((failures[part] for part in self._new(failures)), Counter())
         self.add("write", new_edits + reasons.total(), seconds, borne)
         self._counts.edits += new_edits
         self._counts.failures += reasons.total()
         self._metrics.written(new_edits, reasons)
-        return self._counts.failures
+        return self._counts.edits, self._counts.failures
 
     def _new(self, parts: Mapping[str, Any]) -> list[str]:
         """The parts that were not told of before: a write task that is run again tells of the same ones."""
@@ -184,15 +174,15 @@ class Progress:
         if self.actor is not None:
             ray.get(self.actor.refused.remote(why))
 
-    def written(self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float) -> int:
-        """Report the rows of each part written, by its key; returns the failures of the run so far (0 when the counter
-        is lost). Parts that were reported before count once."""
+    def written(self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float) -> tuple[int, int]:
+        """Report the rows of each part written, by its key; returns the edits and failures of the run so far (none when
+        the counter is lost). Parts that were reported before count once."""
         if self.actor is None:
-            return 0
+            return 0, 0
         try:
             return ray.get(self.actor.written.remote(edits, failures, seconds, storage_metrics.untold()))
         except RayActorError:  # its node is lost; the final account does not need it
-            return 0
+            return 0, 0
 
     def counts(self) -> Counts:
         """The counts so far."""

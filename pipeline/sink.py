@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from pipeline.asked import JOINER, AskedEdit, edits_from_json
 from pipeline.attempts import Attempts
+from pipeline.failure_limit import FailureLimit, TooManyFailures
 from pipeline.identity import bucket_of, image_key, part_key, sha256_bytes
-from pipeline.progress import Progress, TooManyFailures, too_many
+from pipeline.progress import Progress
 from pipeline.schema import EDITS, FAILURES, SCHEMA_VERSION, table_of
 from pipeline.storage import Store, in_threads
 from pipeline.work import WORK, Row
@@ -43,8 +44,7 @@ class EditSink:
     until the job ends. What a stage gives can be let go one by one (`flow.py`).
 
     Raises what storage raises after its retries: a store that refuses writes stops the job, and the same command goes
-    on from what was written. Raises TooManyFailures once `failed_before`, of earlier runs, and the run's own failures
-    are more than `failure_limit`.
+    on from what was written. Raises TooManyFailures once so much has failed that the run stops.
     """
 
     def __init__(
@@ -52,12 +52,11 @@ class EditSink:
         store: Store,
         facts: RunFacts,
         progress: Progress,
-        failure_limit: int,
+        failure_limit: FailureLimit,
         attempts: Attempts,
-        failed_before: int = 0,
     ) -> None:
         self._store, self._facts, self._progress = store, facts, progress
-        self._failure_limit, self._failed_before, self._attempts = failure_limit, failed_before, attempts
+        self._failure_limit, self._attempts = failure_limit, attempts
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Put the images of these rows, then their parts."""
@@ -82,9 +81,9 @@ class EditSink:
         reasons = {
             part: Counter((row["stage"], row["error_type"]) for row in its_rows) for part, its_rows in failed.items()
         }
-        new = self._progress.written(counts, reasons, time.perf_counter() - started)
-        if (failed_so_far := self._failed_before + new) > self._failure_limit:
-            raise TooManyFailures(too_many(failed_so_far, self._failure_limit, self._failed_before))
+        so_far = self._progress.written(counts, reasons, time.perf_counter() - started)
+        if problem := self._failure_limit.problem(*so_far):
+            raise TooManyFailures(problem)
         return []
 
     def _sort_out(self, row: Row) -> tuple[list[_Image], list[Row]]:

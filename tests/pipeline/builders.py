@@ -14,6 +14,7 @@ from pipeline.ask import Ask
 from pipeline.asked import AskedEdit, asked_edits, edits_to_json
 from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
+from pipeline.failure_limit import FailureLimit
 from pipeline.fit import Fit
 from pipeline.ledger import open_run
 from pipeline.listing import prepare_manifest
@@ -110,7 +111,7 @@ class Job:
             made = {"results": [result(edit.edit_id, shade) for edit in edits]}
             rows.append({**row, **(made if error is None else failed)})
         facts = RunFacts(self.fingerprint, "m", "mr", "c", "cr")
-        EditSink(self.store, facts, Progress(), 1000, Attempts())(table_of_work(rows))
+        EditSink(self.store, facts, Progress(), FailureLimit(1000), Attempts())(table_of_work(rows))
 
 
 def start_job(root: str, images: int = 3, *, revision: str = "fake-1", new_run: bool = False, **changes: Any) -> Job:

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from pipeline.attempts import Attempts
+from pipeline.failure_limit import FailureLimit, TooManyFailures
 from pipeline.identity import sha256_bytes
 from pipeline.ledger import Ledger
 from pipeline.placement import Cluster, plan_placement
-from pipeline.progress import Progress, Reasons, TooManyFailures, _Counter
+from pipeline.progress import Progress, Reasons, _Counter
 from pipeline.sink import EditSink, RunFacts
 from pipeline.storage import Store, open_store, read
 from pipeline.work import BLANK_RESULT, Row, table_of_work
@@ -24,8 +25,8 @@ FACTS = RunFacts("f", "m", "mr", "c", "cr")
 class _Failing(Progress):
     """Says that this many edits failed so far."""
 
-    def written(self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float) -> int:
-        return 5
+    def written(self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float) -> tuple[int, int]:
+        return 0, 5
 
 
 class _Counting(Progress):
@@ -35,7 +36,7 @@ class _Counting(Progress):
     def counter(self) -> _Counter:
         return _Counter("f", 10, plan_placement(make_recipe(), Cluster(2), 10, 1))
 
-    def written(self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float) -> int:
+    def written(self, edits: Mapping[str, int], failures: Mapping[str, Reasons], seconds: float) -> tuple[int, int]:
         return self.counter.written(edits, failures, seconds, Counter())
 
 
@@ -43,10 +44,9 @@ def write(
     store: Store,
     rows: list[Row],
     progress: Progress = Progress(),  # noqa: B008
-    limit: int = 100,
-    before: int = 0,
+    limit: FailureLimit = FailureLimit(100),  # noqa: B008
 ) -> None:
-    EditSink(store, FACTS, progress, limit, Attempts(), before)(table_of_work(rows))
+    EditSink(store, FACTS, progress, limit, Attempts())(table_of_work(rows))
 
 
 def test_every_asked_edit_gets_its_row_and_every_row_its_image(root: str) -> None:
@@ -118,15 +118,8 @@ def test_too_many_failures_stop_the_job_after_they_are_recorded(root: str) -> No
     store = open_store(root)
     rows = [work_row(asked("a"), sample_id="aa1", error_stage="load", error_type="E", error_message="m")]
     with pytest.raises(TooManyFailures, match="5 edits failed, more than the 4"):
-        write(store, rows, _Failing(), limit=4)
+        write(store, rows, _Failing(), FailureLimit(4))
     assert len(Ledger(store, "f").read().failures) == 1
-
-
-def test_failures_of_earlier_runs_count_on(root: str) -> None:
-    rows = [work_row(asked("a"), sample_id="aa1", error_stage="load", error_type="E", error_message="m")]
-    write(open_store(root), rows, _Failing(), limit=7, before=2)
-    with pytest.raises(TooManyFailures, match="8 edits failed, 3 of them in earlier runs, more than the 7"):
-        write(open_store(root), rows, _Failing(), limit=7, before=3)
 
 
 def test_a_write_task_that_is_run_again_counts_its_failures_once(tmp_path: Path) -> None:
@@ -136,7 +129,7 @@ def test_a_write_task_that_is_run_again_counts_its_failures_once(tmp_path: Path)
     ]
     progress = _Counting()
     for _ in range(3):
-        write(open_store(str(tmp_path)), rows, progress, limit=1)
+        write(open_store(str(tmp_path)), rows, progress, limit=FailureLimit(1))
     counts = progress.counter.counts()
     assert (counts.edits, counts.failures, counts.done["write"]) == (1, 1, 2)
 
@@ -151,6 +144,8 @@ def test_equal_rows_of_two_settings_are_two_parts(root: str) -> None:
     rows = [work_row(asked("a"), sample_id="aa1", error_stage="load", error_type="E", error_message="m")]
     rows += [work_row(asked("a"), sample_id="bb1", results=[result("a", 1)])]
     for name in ("f", "g"):
-        EditSink(store, replace(FACTS, fingerprint=name), Progress(), 100, Attempts())(table_of_work(rows))
+        EditSink(store, replace(FACTS, fingerprint=name), Progress(), FailureLimit(100), Attempts())(
+            table_of_work(rows)
+        )
         view = Ledger(store, name).read()
         assert (len(view.edits), len(view.failures)) == (1, 1)
