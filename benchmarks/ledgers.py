@@ -36,7 +36,7 @@ def stopped_run(folder: Path, rows: int) -> Stopped:
     """A run over a manifest of `rows` images with one edit each, of which nine tenths are done, one in a thousand of
     these as a failure. Each write task had a block of rows, as the run's plan says, and left its own parts."""
     recipe = _recipe(folder, rows)
-    from pipeline.ask import Ask
+    from pipeline.ask_records import Ask
     from pipeline.ledger import open_run
     from pipeline.listing import prepare_manifest
     from pipeline.operations import pixel_settings, real_operations
@@ -112,7 +112,7 @@ def _item(bucket: str) -> pa.Table:
 
 def _done(place: int, row: Mapping[str, Any]) -> dict[str, Any]:
     """The row as it leaves the last stage; its image is a text."""
-    from pipeline.asked import edits_from_json
+    from pipeline.asked_edits import edits_from_json
     from pipeline.work import BLANK_RESULT, error_on
 
     if not (place + 1) % _FAILED:

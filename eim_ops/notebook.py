@@ -11,8 +11,8 @@ from eim_ops.captioning.base import Captioner
 from eim_ops.captioning.minimal_pair import check_minimal_pair
 from eim_ops.edit import edit_images, only_finite
 from eim_ops.encode import check_free_guidance
-from eim_ops.load import load_backbone, load_captioner
 from eim_ops.method import Method
+from eim_ops.named_models import load_backbone, load_captioner
 from eim_ops.rgb import upright_rgb
 from eim_ops.task import EditTask
 

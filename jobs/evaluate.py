@@ -148,8 +148,8 @@ def sharing(
     from eim_ops.bench.cases import draw_cases
     from eim_ops.bench.sharing import compare_sharing
     from eim_ops.faces.judge import load_judge
-    from eim_ops.load import load_backbone
     from eim_ops.method import Method
+    from eim_ops.named_models import load_backbone
 
     drawn = draw_cases(cases, "correlated", "tuning")
     method = Method(image_half=image_half)  # type: ignore[arg-type]  # checked there

@@ -52,8 +52,8 @@ def train(
     device: Annotated[Device, typer.Option(help="a GPU sees more faces, in larger batches")] = Device.auto,
 ) -> None:
     """Train one of the shipped models and put it in the shipped one's place; run again after a stop, it goes on."""
-    from eim_ops.load import pick_device
     from eim_ops.mini import train_dit, train_judge, train_vae, train_vlm
+    from eim_ops.named_models import pick_device
 
     chosen = pick_device(device.value)
     if model is MiniModel.decoder:

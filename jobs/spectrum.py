@@ -22,7 +22,7 @@ def spectrum(
     from eim_ops.aspect_buckets import Size
     from eim_ops.edit import full_batches, to_images
     from eim_ops.identify.spectrum import FILE, measure_spectrum, save_spectrum, unexplained
-    from eim_ops.load import load_backbone, load_captioner
+    from eim_ops.named_models import load_backbone, load_captioner
     from pipeline import storage
     from pipeline.decode import decode_image
     from pipeline.fit import Fit

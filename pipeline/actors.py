@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from eim_ops.captioning.base import Refused
-from pipeline.asked import edits_from_json
+from pipeline.asked_edits import edits_from_json
 from pipeline.attempts import Attempts
 from pipeline.caption_cache import CaptionCache
 from pipeline.captioner_spec import captioner_name, questions_at_once
@@ -25,7 +25,7 @@ from pipeline.operations import Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from pipeline.shared import Wanted
+from pipeline.shared_directions import Wanted
 from pipeline.work import Row, error_on, source_image, table_of_work
 
 if TYPE_CHECKING:

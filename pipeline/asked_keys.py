@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.asked import AskedEdit, asked_edits
+from pipeline.asked_edits import AskedEdit, asked_edits
 from pipeline.edit_spec import EditSpec
 from pipeline.estimate import Workload
 

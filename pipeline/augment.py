@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from pipeline.ask import Ask
+from pipeline.ask_records import Ask
 from pipeline.augment_spec import Budget
 from pipeline.backlog import Backlog, Row
 from pipeline.balance import OTHER, Balance, Value, counted

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.asked import UNKNOWN, AskedEdit, plain_edits, specs_of
+from pipeline.asked_edits import UNKNOWN, AskedEdit, plain_edits, specs_of
 from pipeline.asked_keys import AskedKeys, asked_keys
 from pipeline.edit_spec import EditSpec
 from pipeline.ledger import Ledger

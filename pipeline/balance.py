@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.asked import JOINER, AskedEdit
+from pipeline.asked_edits import JOINER, AskedEdit
 from pipeline.ledger import Ledger
 
 Value = tuple[str, str]

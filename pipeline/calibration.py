@@ -13,7 +13,7 @@ from eim_ops.aspect_buckets import Size
 from eim_ops.cost import costs
 from pipeline import storage
 from pipeline.actors import CaptionStage, EditStage
-from pipeline.asked import edits_to_json
+from pipeline.asked_edits import edits_to_json
 from pipeline.asked_keys import asked_keys
 from pipeline.attempts import Attempts
 from pipeline.estimate import Rates, Spread, Workload

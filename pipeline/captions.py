@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from eim_ops.captioning.minimal_pair import MAX_CHANGED_WORDS, check_minimal_pair
 from eim_ops.captioning.template import fill_template
-from pipeline.asked import AskedEdit, edits_from_json
+from pipeline.asked_edits import AskedEdit, edits_from_json
 from pipeline.caption_cache import CaptionCache, Captions, Request
 from pipeline.captioner_spec import TemplateSpec
 from pipeline.recipe import Recipe

@@ -16,7 +16,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, StreamingGe
 
 from pipeline import storage_metrics
 from pipeline.actors import CaptionStage, EditStage
-from pipeline.ask import Ask
+from pipeline.ask_records import Ask
 from pipeline.attempts import Attempts
 from pipeline.blocks import IN_FLIGHT, most_waiting, plan_run
 from pipeline.caption_cache import CaptionCache
@@ -24,6 +24,7 @@ from pipeline.captioner_spec import captioner_name
 from pipeline.cluster import RETRIES, cluster_resources, configure_data, connect, retries, taken
 from pipeline.failure_limit import FailureLimit, TooManyFailures, failure_limit
 from pipeline.fit import Fit
+from pipeline.identify_shared import SampleStage, sample_rows, store_averages, wanted_directions
 from pipeline.identity import fingerprint
 from pipeline.ledger import Account, Ledger, check_settings, open_run
 from pipeline.listing import check_apart, prepare_manifest
@@ -35,8 +36,7 @@ from pipeline.progress import Counts, Progress, shown
 from pipeline.queues import bound_queues
 from pipeline.recipe import Recipe
 from pipeline.retrying import StorageError
-from pipeline.share import SampleStage, sample_rows, store_averages, wanted_directions
-from pipeline.shared import SharedDirections
+from pipeline.shared_directions import SharedDirections
 from pipeline.sink import EditSink, RunFacts
 from pipeline.split_stages import EncodeStage, IdentifyStage, ManipulateStage
 from pipeline.stage_use import StageUse, stage_uses

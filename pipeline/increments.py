@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.ask import Ask
-from pipeline.asked import parse_edits, plain_edits
+from pipeline.ask_records import Ask
+from pipeline.asked_edits import parse_edits, plain_edits
 from pipeline.estimate import Workload
 from pipeline.identity import canonical_json
 from pipeline.storage import Store

@@ -25,7 +25,7 @@ from pipeline.operations import Editor, Operations
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from pipeline.shared import SharedDirections, Wanted
+from pipeline.shared_directions import SharedDirections, Wanted
 from pipeline.work import Row, error_on, table_of_work
 
 ImageWork = tuple[Row, list[tuple[Row, Any]]]

@@ -142,7 +142,7 @@ def _make_captioner(recipe: Recipe, device: str) -> "Captioner | None":
         from pipeline.vllm_captioner import start_vllm
 
         return start_vllm(spec)
-    from eim_ops.load import load_captioner
+    from eim_ops.named_models import load_captioner
 
     if isinstance(spec, str):
         return load_captioner(spec, None, device)
@@ -151,7 +151,7 @@ def _make_captioner(recipe: Recipe, device: str) -> "Captioner | None":
 
 def _make_editor(recipe: Recipe, device: str) -> Editor:
     from eim_ops.editor import Editor
-    from eim_ops.load import load_backbone
+    from eim_ops.named_models import load_backbone
 
     backbone = load_backbone(recipe.model, recipe.model_revision, device, recipe.dtype, recipe.loading)
     return Editor(backbone, recipe.method)
@@ -159,8 +159,8 @@ def _make_editor(recipe: Recipe, device: str) -> Editor:
 
 def _facts(recipe: Recipe) -> ModelFacts:
     from eim_ops.encode import check_free_guidance
-    from eim_ops.load import checked_family, model_revision
     from eim_ops.loading import check_image_half, stored_quantisation
+    from eim_ops.named_models import checked_family, model_revision
 
     if isinstance(recipe.captioner, VllmSpec) and find_spec("vllm") is None:
         raise RecipeError("captioner: kind vllm needs vLLM, which is not installed here: pip install 'eim[vllm]'")
@@ -180,8 +180,8 @@ def _facts(recipe: Recipe) -> ModelFacts:
 def _captioner_revision(recipe: Recipe) -> str:
     """A captioner that is asked our questions changes with them, and with what its answers are held to; one that brings
     its own has them in its files."""
-    from eim_ops.load import model_revision
     from eim_ops.mini.shipped import SHIPPED
+    from eim_ops.named_models import model_revision
 
     spec = recipe.captioner
     if spec == GIVEN_PROMPTS:

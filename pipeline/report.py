@@ -12,7 +12,7 @@ from PIL import Image
 
 from eim_ops.aspect_buckets import Size
 from pipeline import storage
-from pipeline.asked import JOINER
+from pipeline.asked_edits import JOINER
 from pipeline.contact_sheet import Line, Tile, contact_html, contact_png, small
 from pipeline.decode import decode_image
 from pipeline.fit import Fit
@@ -133,9 +133,9 @@ def _scores(groups: Mapping[Source, Sequence[Row]], sources: Mapping[Source, np.
     than the judge's."""
     from eim_ops.edit import round_trips
     from eim_ops.faces.judge import load_judge
-    from eim_ops.load import load_backbone
     from eim_ops.metrics.face_score import asked_values, score_faces
     from eim_ops.mini.shipped import SHIPPED
+    from eim_ops.named_models import load_backbone
 
     rows = [row for its_rows in groups.values() for row in its_rows]
     asked = [asked_values(row["attribute"].split(JOINER), row["target"].split(JOINER)) for row in rows]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from pipeline.asked import JOINER, AskedEdit, edits_from_json
+from pipeline.asked_edits import JOINER, AskedEdit, edits_from_json
 from pipeline.attempts import Attempts
 from pipeline.failure_limit import FailureLimit, TooManyFailures
 from pipeline.identity import bucket_of, image_key, part_key, sha256_bytes

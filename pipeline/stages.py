@@ -15,7 +15,7 @@ from PIL import Image
 
 from eim_ops.aspect_buckets import Size
 from pipeline import storage
-from pipeline.asked import edits_to_json
+from pipeline.asked_edits import edits_to_json
 from pipeline.attempts import Attempts
 from pipeline.decode import decode_image, encode_png
 from pipeline.fit import Fit, resized

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.asked import parse_edits, parse_prompts
+from pipeline.asked_edits import parse_edits, parse_prompts
 from pipeline.manifest_row import MEND, Row, is_utf8, manifest_row, printable
 from pipeline.recipe import RecipeError
 from pipeline.retrying import StorageError, UnansweredError

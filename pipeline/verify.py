@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.ask import read_asks
+from pipeline.ask_records import read_asks
 from pipeline.asked_keys import AskedKeys, asked_keys, joined_keys
 from pipeline.edit_spec import EditSpec
 from pipeline.identity import fingerprint, sha256_bytes

@@ -100,7 +100,7 @@ class VllmCaptioner:
 
 def start_vllm(spec: VllmSpec) -> VllmCaptioner:
     """Start the engine in this process. A hub id's snapshot is fetched first, so that every stage reads that commit."""
-    from eim_ops.load import model_folder, model_revision
+    from eim_ops.named_models import model_folder, model_revision
 
     revision = model_revision(spec.model, spec.revision)
     folder = model_folder(spec.model)

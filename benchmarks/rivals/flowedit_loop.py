@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks import clock
 from benchmarks.rivals.steps import Prompts, image_paths
 from eim_ops.edit import to_images, to_pixels
-from eim_ops.load import load_backbone
+from eim_ops.named_models import load_backbone
 from eim_ops.peers.flowedit import FlowEditSettings, flowedit
 
 BEST = FlowEditSettings(steps=14, last=14, source_guidance=1.0, target_guidance=1.0)

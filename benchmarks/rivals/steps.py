@@ -11,8 +11,8 @@ from benchmarks import clock
 from eim_ops.backbones.base import Backbone
 from eim_ops.captioning.base import Captioner
 from eim_ops.edit import edit_images
-from eim_ops.load import load_backbone, load_captioner
 from eim_ops.method import Method
+from eim_ops.named_models import load_backbone, load_captioner
 from eim_ops.task import EditTask
 
 BATCH = 16

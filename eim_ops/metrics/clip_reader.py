@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForZeroShotImageClassification, AutoProcessor
 
-from eim_ops.load import pick_device
 from eim_ops.metrics.disentanglement import Reader
+from eim_ops.named_models import pick_device
 
 
 def load_clip_reader(

@@ -15,12 +15,12 @@ from eim_ops.faces.attributes import ATTRIBUTES
 from eim_ops.faces.face import Face
 from eim_ops.faces.grammar import caption
 from eim_ops.faces.judge import Judge, load_judge
-from eim_ops.load import load_backbone, load_captioner
 from eim_ops.metrics.jvp_accuracy import measure_jvp
 from eim_ops.metrics.psnr import psnr
 from eim_ops.mini.face_set import HELD_OUT_SEED, face_set
 from eim_ops.mini.train_judge import measure_judge
 from eim_ops.mini.train_vlm import measure_vlm
+from eim_ops.named_models import load_backbone, load_captioner
 
 Generate = Callable[[Sequence[str]], np.ndarray]
 """Prompts to uint8 images (B, 64, 64, 3)."""

@@ -19,13 +19,13 @@ from eim_ops.edit import to_images
 from eim_ops.faces.grammar import caption
 from eim_ops.faces.tokenizer import build_tokenizer
 from eim_ops.identify.spectrum import measure_spectrum, save_spectrum, unexplained
-from eim_ops.load import load_backbone
 from eim_ops.mini.attribute_weight import attribute_weight
 from eim_ops.mini.face_set import FaceSet, draw_faces, face_set
 from eim_ops.mini.history import TrainingRun, read_history, training_run, write_history
 from eim_ops.mini.loop import Batch, Schedule, Schedules, train
 from eim_ops.mini.shipped import WEIGHTS, shipped_path
 from eim_ops.mini.train_vae import CARD
+from eim_ops.named_models import load_backbone
 
 SCHEDULES = Schedules(
     cpu=Schedule(steps=10_000, batch=32, lr=6e-4, warmup=300, ema=0.999, clip=1.0, checkpoint_every=100),

@@ -25,7 +25,7 @@ _MUTE = 0.5
 
 def find_models(name: str) -> Models:
     """The models of a benchmark of this backbone, by revision."""
-    from eim_ops.load import model_revision
+    from eim_ops.named_models import model_revision
 
     return Models(name, model_revision(name), model_revision("mini-vlm"), model_revision("judge"))
 

@@ -49,7 +49,7 @@ class CaptionCases:
     """An actor: writes chunks of cases with the captioner's prompts."""
 
     def __init__(self, models: Models, store: Store) -> None:
-        from eim_ops.load import load_captioner
+        from eim_ops.named_models import load_captioner
 
         self._models, self._store, self._captioner = models, store, load_captioner("mini-vlm")
 
@@ -64,7 +64,7 @@ class MeasureUnits:
 
     def __init__(self, models: Models, store: Store) -> None:
         from eim_ops.faces.judge import load_judge
-        from eim_ops.load import load_backbone
+        from eim_ops.named_models import load_backbone
 
         self._models, self._store = models, store
         self._backbone, self._judge = load_backbone(models.backbone), load_judge()
@@ -142,8 +142,8 @@ def measure_conditions(store: Store, unit: Unit, models: Models) -> dict[str, fl
 
 def _conditions(unit: Unit, models: Models) -> dict[str, float]:
     from eim_ops.bench.cases import draw_cases, next_value, sources
-    from eim_ops.load import load_backbone
     from eim_ops.metrics.disentanglement import text_conditions
+    from eim_ops.named_models import load_backbone
 
     cases = draw_cases(unit.cases.stop, unit.cases.world, unit.cases.split)[unit.cases.start :]
     prompts, pairs = [c.source_prompt for c in cases], [(c.target_prompt, next_value(c)) for c in cases]

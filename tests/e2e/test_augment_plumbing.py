@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipeline import augment as module
-from pipeline.ask import Ask
+from pipeline.ask_records import Ask
 from pipeline.augment import Augmentation, Job, augment
 from pipeline.increments import Increment, open_increments
 from pipeline.ledger import FingerprintError, Ledger

@@ -11,8 +11,8 @@ from eim_ops.editor import Editor
 from eim_ops.faces.face import Face
 from eim_ops.faces.grammar import caption, target_prompt
 from eim_ops.faces.render import render
-from eim_ops.load import load_backbone
 from eim_ops.method import Method
+from eim_ops.named_models import load_backbone
 from eim_ops.task import EditTask
 
 FACE = Face(

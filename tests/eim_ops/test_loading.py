@@ -11,8 +11,8 @@ from torch._dynamo.utils import counters
 
 from eim_ops.backbones.adapter import PipelineBackbone
 from eim_ops.backbones.registry import FAMILIES, UnknownFamilyError
-from eim_ops.load import checked_family, load_backbone
 from eim_ops.loading import Loading, LoadingError, check_family, check_image_half, check_machine, quantisation_config
+from eim_ops.named_models import checked_family, load_backbone
 from tests.eim_ops.backbones.tiny import PIPELINES, PROMPTS
 
 MASKED = ("qwen-image", "z-image")

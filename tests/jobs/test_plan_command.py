@@ -20,9 +20,9 @@ def recipe_in(folder: Path) -> str:
 
 
 def test_a_plan_is_told_without_weights_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eim_ops import load
+    from eim_ops import named_models
 
-    monkeypatch.setattr(load, "load_backbone", None)  # no weights are loaded
+    monkeypatch.setattr(named_models, "load_backbone", None)  # no weights are loaded
     recipe = recipe_in(tmp_path)
     result = CliRunner().invoke(app, ["plan", recipe, "--cpus", "64", "--gpus", "8"])
     assert result.exit_code == 0, result.output

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from eim_ops.aspect_buckets import Size
-from pipeline.ask import Ask
-from pipeline.asked import AskedEdit, asked_edits, edits_to_json
+from pipeline.ask_records import Ask
+from pipeline.asked_edits import AskedEdit, asked_edits, edits_to_json
 from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
 from pipeline.failure_limit import FailureLimit

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.asked import AskedEdit, asked_edits
+from pipeline.asked_edits import AskedEdit, asked_edits
 from pipeline.asked_keys import asked_keys
 from pipeline.edit_spec import EditSpec
 from pipeline.estimate import Workload
@@ -109,7 +109,7 @@ def test_the_workload_is_what_the_editor_counts(values: list, edits: list, chanc
 
 
 def test_edits_of_plain_rows_are_hashed_once_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import asked as module
+    from pipeline import asked_edits as module
 
     calls: list[object] = []
     real = module.edit_id

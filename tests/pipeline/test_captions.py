@@ -14,7 +14,7 @@ from eim_ops.captioning.template import TemplateRefused, fill_template
 from eim_ops.cost import costs
 from eim_ops.editor import Editor
 from pipeline.actors import CaptionStage, EditStage
-from pipeline.asked import AskedEdit
+from pipeline.asked_edits import AskedEdit
 from pipeline.attempts import Attempts
 from pipeline.caption_cache import CaptionCache, Captions
 from pipeline.operations import Operations, caption_settings, real_operations

@@ -18,7 +18,7 @@ from ray.exceptions import (
 
 from pipeline import augment as augment_module
 from pipeline import flow, retrying
-from pipeline.ask import Ask
+from pipeline.ask_records import Ask
 from pipeline.augment import Job, augment
 from pipeline.estimate import Workload
 from pipeline.flow import ClusterError, EditRun, Summary, open_edit_run, run_edit

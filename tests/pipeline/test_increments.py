@@ -1,7 +1,7 @@
 import json
 from dataclasses import replace
 
-from pipeline.ask import Ask
+from pipeline.ask_records import Ask
 from pipeline.estimate import Workload
 from pipeline.increments import Increment, increments_of, open_increments
 from pipeline.storage import open_store

@@ -70,7 +70,7 @@ def test_the_account_holds_what_is_asked_against_what_is_there(root: str) -> Non
     store, edits = open_store(f"{root}/out"), make_recipe().edits
     manifest = prepare_manifest(Input(path=f"{root}/in"), store)
     samples = [row["sample_id"] for bucket in manifest.rows for row in manifest.read(bucket)]
-    from pipeline.asked import asked_edits
+    from pipeline.asked_edits import asked_edits
 
     (edit,) = asked_edits({"source_prompt": None, "target_prompts": None, "edits": None, "problem": None}, edits)
     made = [edit_row(sample_id=sample, edit_id=edit.edit_id) for sample in samples[:2]]

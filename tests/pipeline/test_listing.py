@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.asked import UNKNOWN, asked_edits
+from pipeline.asked_edits import UNKNOWN, asked_edits
 from pipeline.listing import check_apart, prepare_manifest
 from pipeline.recipe import Input, RecipeError
 from pipeline.storage import open_store

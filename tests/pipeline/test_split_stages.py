@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.actors import CaptionStage, EditStage
-from pipeline.asked import AskedEdit
+from pipeline.asked_edits import AskedEdit
 from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
 from pipeline.model_loading import ModelError

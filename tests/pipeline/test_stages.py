@@ -15,7 +15,7 @@ from PIL import Image
 from eim_ops.aspect_buckets import Size
 from eim_ops.task import EditedImage, EditTask
 from pipeline.actors import CaptionStage, EditStage
-from pipeline.asked import AskedEdit
+from pipeline.asked_edits import AskedEdit
 from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
 from pipeline.fit import Fit

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import user_manifest as module
-from pipeline.asked import asked_edits
+from pipeline.asked_edits import asked_edits
 from pipeline.listing import prepare_manifest
 from pipeline.recipe import Input, RecipeError
 from pipeline.storage import open_store

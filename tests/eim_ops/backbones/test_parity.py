@@ -20,9 +20,9 @@ from eim_ops.identify.draws import draw_source
 from eim_ops.identify.sds import dds_direction
 from eim_ops.identify.text import text_direction
 from eim_ops.joint import Conditioning, Direction, FreeGuidance
-from eim_ops.load import load_backbone
 from eim_ops.manipulate import manipulate, sample
 from eim_ops.method import Method, TrajectoryKind
+from eim_ops.named_models import load_backbone
 from eim_ops.noise import levels
 from eim_ops.task import EditTask
 from tests.eim_ops.backbones.tiny import PIPELINES, PROMPTS, pipelines_image

@@ -9,8 +9,8 @@ from eim_ops.backbones.base import Backbone
 from eim_ops.bench import sharing
 from eim_ops.bench.cases import draw_cases
 from eim_ops.faces.judge import load_judge
-from eim_ops.load import load_backbone
 from eim_ops.method import Method
+from eim_ops.named_models import load_backbone
 from eim_ops.task import EditedImage
 
 CASES = draw_cases(3, "correlated", "test")

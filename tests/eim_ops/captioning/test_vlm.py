@@ -8,9 +8,9 @@ from PIL import Image
 from eim_ops.captioning.minimal_pair import check_minimal_pair
 from eim_ops.captioning.vlm import VlmCaptioner
 from eim_ops.faces.grammar import REQUESTS, caption, parse, target_prompt
-from eim_ops.load import load_captioner
 from eim_ops.mini.face_set import HELD_OUT_SEED, face_set
 from eim_ops.mini.train_vlm import INSTRUCTIONS, build_processor, build_vlm, stated_right
+from eim_ops.named_models import load_captioner
 
 FACES = face_set(HELD_OUT_SEED + 1, 12)
 IMAGES = [Image.fromarray(pixels) for pixels in FACES.pixels]

@@ -8,10 +8,10 @@ from eim_ops.faces.face import Face
 from eim_ops.faces.grammar import caption
 from eim_ops.faces.judge import Judge, load_judge
 from eim_ops.faces.render import render
-from eim_ops.load import load_captioner
 from eim_ops.mini import check
 from eim_ops.mini.check import measure_dit, measure_vae
 from eim_ops.mini.face_set import draw_faces
+from eim_ops.named_models import load_captioner
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,9 @@ def test_all_figures_are_measured_with_mini_dit_on_the_cpu_whatever_else_the_mac
     monkeypatch.setattr(check, "measure_jvp", lambda *arguments: {})
     captioner = load_captioner("mini-vlm", device="cpu")
     monkeypatch.setattr(check, "load_captioner", lambda *arguments: captioner)
-    monkeypatch.setattr("eim_ops.load.pick_device", lambda device: torch.device("meta" if device == "auto" else device))
+    monkeypatch.setattr(
+        "eim_ops.named_models.pick_device", lambda device: torch.device("meta" if device == "auto" else device)
+    )
     figures = check.check()
     assert figures["vae_psnr"] > 30 and figures["vlm_accuracy"] > 0.9 and figures["velocity_seconds"] > 0
     assert set(figures["dit_accuracy"]) == set(figures["judge"])

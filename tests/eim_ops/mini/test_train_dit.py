@@ -10,7 +10,9 @@ def test_an_export_measures_its_spectrum_on_the_cpu_whatever_else_the_machine_ha
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, rows = tmp_path_factory.mktemp("work"), train_dit._SPECTRUM_BATCH
-    monkeypatch.setattr("eim_ops.load.pick_device", lambda device: torch.device("meta" if device == "auto" else device))
+    monkeypatch.setattr(
+        "eim_ops.named_models.pick_device", lambda device: torch.device("meta" if device == "auto" else device)
+    )
     monkeypatch.setattr(train_dit, "_SPECTRUM_FACES", rows)
     latents = work / "latents.npy"
     np.save(latents, np.random.default_rng(0).normal(size=(rows, 8, 16, 16)).astype(np.float32))

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
 from eim_ops.backbones.registry import UnknownFamilyError
-from eim_ops.load import load_backbone, load_captioner, model_revision
+from eim_ops.named_models import load_backbone, load_captioner, model_revision
 from tests.eim_ops.backbones.tiny import PIPELINES
 from tests.eim_ops.captioning.test_vlm_families import captioner, llava, saved
 
@@ -50,7 +50,7 @@ def test_models_of_the_hub_load_from_a_cache_offline_and_name_their_commit(tmp_p
     cached(tmp_path / "backbone", tmp_path / "cache", "owner/backbone")
     cached(tmp_path / "vlm", tmp_path / "cache", "owner/vlm")
     code = (
-        "from eim_ops.load import load_backbone, load_captioner\n"
+        "from eim_ops.named_models import load_backbone, load_captioner\n"
         f"backbone = load_backbone('owner/backbone', {COMMIT!r}, 'cpu')\n"
         f"captioner = load_captioner('owner/vlm', {COMMIT!r}, 'cpu')\n"
         "print(backbone.name, backbone.revision, captioner.name, captioner.revision)\n"

@@ -1,4 +1,4 @@
-from pipeline.ask import Ask, read_asks
+from pipeline.ask_records import Ask, read_asks
 from pipeline.edit_spec import EditSpec
 from pipeline.identity import edit_id
 from pipeline.storage import open_store

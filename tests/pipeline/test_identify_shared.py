@@ -8,11 +8,11 @@ import pytest
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.attempts import Attempts
 from pipeline.decode import encode_png
+from pipeline.identify_shared import SampleStage, sample_rows, store_averages, wanted_directions
 from pipeline.placement import PoolPlan
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, RecipeError
-from pipeline.share import SampleStage, sample_rows, store_averages, wanted_directions
-from pipeline.shared import SharedDirections
+from pipeline.shared_directions import SharedDirections
 from pipeline.storage import open_store
 from pipeline.work import Row, table_of_work
 from tests.pipeline.builders import SMILE, asked, make_recipe, start_job, work_row

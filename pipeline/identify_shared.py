@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.asked import AskedEdit, asked_edits, edits_from_json, edits_to_json
+from pipeline.asked_edits import AskedEdit, asked_edits, edits_from_json, edits_to_json
 from pipeline.edit_spec import EditSpec
 from pipeline.manifest import Manifest
 from pipeline.model_stage import ImageWork
 from pipeline.recipe import Recipe, RecipeError
-from pipeline.shared import SharedDirections, Wanted
+from pipeline.shared_directions import SharedDirections, Wanted
 from pipeline.split_stages import IdentifyStage
 from pipeline.work import BLANK, Row, source_image
 

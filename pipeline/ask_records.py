@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.asked import parse_edits, plain_edits
+from pipeline.asked_edits import parse_edits, plain_edits
 from pipeline.edit_spec import EditSpec
 from pipeline.identity import canonical_json, sha256_bytes
 from pipeline.storage import Store
