@@ -19,7 +19,7 @@ from eim_ops.backbones.base import Backbone
 from eim_ops.cost import HELD_OUT_DRAWS
 from eim_ops.identify.draws import SourceDraws
 from eim_ops.identify.spectrum import filtered, floored, resampled
-from eim_ops.joint import Conditioning, Rows, per_row
+from eim_ops.joint import Conditioning, Rows, per_row, widened
 from eim_ops.method import Method
 from eim_ops.noise import levels
 
@@ -74,20 +74,19 @@ def hsds_direction(backbone: Backbone, drawn: SourceDraws, target: Conditioning,
     draws (3 + 5 iterations) + 6. Draws are gone through one after another, so memory is that of one batch.
     """
     clean = drawn.clean
-    wide = torch.promote_types(clean.dtype, torch.float32)
     sigmas = drawn.sigmas[: method.draws]
     curved = target if method.jacobian == "target" else drawn.conditioning
     draws, offsets = [], []
-    dds = torch.zeros_like(clean, dtype=wide)
+    dds = torch.zeros_like(widened(clean))
     for draw, sigma in enumerate(sigmas):
         x = drawn.point(draw)
-        change = (backbone.velocity(x, sigma, target) - drawn.velocities[:, draw]).to(wide)
+        change = (backbone.velocity(x, sigma, target) - drawn.velocities[:, draw]).to(dds.dtype)
         dds -= sigma * change / method.draws
         draws.append(_Draw(backbone, x, sigma, curved))
         offsets.append(sigma * change)
     start, misfit = _best_length(dds, draws, offsets)
     power = None if backbone.spectrum is None else resampled(floored(backbone.spectrum), clean.shape[-2:])
-    gain, weight = _preconditioner(power, sigmas.to(wide), method.damping * method.draws)
+    gain, weight = _preconditioner(power, sigmas.to(dds.dtype), method.damping * method.draws)
     image, iterations, objective = _cgls(start, misfit, draws, gain, weight, method.iterations)
     residual, dds_residual = _held_out_residuals(backbone, drawn, target, (image, start))
     accepted = residual < dds_residual

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
 from eim_ops.identify.draws import SourceDraws
-from eim_ops.joint import Conditioning
+from eim_ops.joint import Conditioning, widened
 
 
 def dds_direction(backbone: Backbone, drawn: SourceDraws, target: Conditioning) -> Tensor:
@@ -15,7 +15,7 @@ def dds_direction(backbone: Backbone, drawn: SourceDraws, target: Conditioning) 
     a difference of clean latents. Costs 1 evaluation a draw and row. Source: DDS; the weight is ours.
     """
     clean = drawn.clean
-    total = torch.zeros_like(clean, dtype=torch.promote_types(clean.dtype, torch.float32))
+    total = torch.zeros_like(widened(clean))
     for draw, sigma in enumerate(drawn.sigmas):
         change = backbone.velocity(drawn.point(draw), sigma, target) - drawn.velocities[:, draw]
         total -= sigma * change.to(total.dtype)

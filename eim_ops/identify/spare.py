@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eim_ops.joint import Conditioning, Direction
+from eim_ops.joint import Conditioning, Direction, widened
 
 _DEPENDENT = 100
 """In units of rounding: an other that the ones before it explain up to so little is taken as explained."""
@@ -60,7 +60,7 @@ def _text_vector(text: Conditioning) -> Tensor:
 
 def _without(vectors: Tensor, others: Sequence[Tensor]) -> Tensor:
     """The part of each row (B, n) that is orthogonal to the same row of all `others`, float32 or wider."""
-    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    wide = widened(vectors)
     rounding = torch.finfo(wide.dtype)
     basis: list[Tensor] = []
     for other in others:

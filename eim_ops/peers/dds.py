@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.joint import Conditioning, per_row
+from eim_ops.joint import Conditioning, per_row, widened
 from eim_ops.manipulate import guided_velocity
 from eim_ops.noise import noise, noised
 from eim_ops.peers.checks import check_number, check_whole
@@ -53,7 +53,7 @@ def dds(
     # A step's eps and its level are one draw: the level is the distribution function of one more normal number.
     draws = noise(seeds, settings.iterations, (clean.shape[1:].numel() + 1,))
     # The steps are small, so they are added up in float32, whatever the model's dtype.
-    shift = torch.zeros_like(clean, dtype=torch.promote_types(clean.dtype, torch.float32))
+    shift = torch.zeros_like(widened(clean))
     free = classifier_free(backbone, empty, "dds.guidance", settings.guidance, settings.iterations)
     for draw in draws:
         share = torch.special.ndtr(draw[:, -1]).to(clean.device)

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from eim_ops.backbones.base import Backbone
-from eim_ops.joint import Conditioning
+from eim_ops.joint import Conditioning, widened
 from eim_ops.manipulate import guided_velocity
 from eim_ops.noise import noise
 from eim_ops.peers.checks import check_number, check_whole
@@ -48,10 +47,9 @@ def rf_inversion(
     Evaluations a row: 2 `steps`, and `steps` more with guidance (84 by default). Source: Rout et al. 2024, algorithms
     1 and 2, on the sampler's own grid both ways.
     """
-    wide = torch.promote_types(clean.dtype, torch.float32)
-    sigmas = backbone.grid(settings.steps, clean.shape[-2:]).to(wide)
-    eps = noise(seeds, 1, clean.shape[1:])[0].to(clean.device, wide)
-    x = clean.to(wide)
+    x = widened(clean)
+    sigmas = backbone.grid(settings.steps, clean.shape[-2:]).to(x.dtype)
+    eps = noise(seeds, 1, clean.shape[1:])[0].to(x)
     free = classifier_free(backbone, empty, "rf_inversion.guidance", settings.guidance, settings.steps)
     for low, high in pairwise(sigmas.flip(0)):
         velocity = backbone.velocity(x.to(clean.dtype), low, empty)
