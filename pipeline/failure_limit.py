@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
-_FIRST = 1000
-"""Failures before any edit: enough that a folder of damaged files at the start of a listing is not taken for a model
-that makes nothing."""
+from pipeline.ledger import Account
+
+_EDITS, _IMAGES = 1000, 100
+"""So many edits, of so many images, tell a model that makes nothing from damaged files: images come in the order of
+their hashed ids, so that the good ones are among the damaged."""
 
 
 class TooManyFailures(Exception):
@@ -13,12 +15,12 @@ class TooManyFailures(Exception):
 
 @dataclass(frozen=True)
 class FailureLimit:
-    """What may fail. most: of all edits asked for. edited, failed: what earlier runs brought."""
+    """most: failures there may be, those of earlier runs among them. failed: how many these are. unbroken: failures
+    that stop a run which has brought no edit; None: none do."""
 
     most: int
-    edited: int = 0
     failed: int = 0
-    all_may_fail: bool = False
+    unbroken: int | None = None
 
     def problem(self, edits: int, failures: int) -> str | None:
         """Why a run stops that has brought so many of both itself; None where it goes on."""
@@ -26,11 +28,12 @@ class FailureLimit:
             earlier = f", {self.failed} of them in earlier runs" if self.failed else ""
             earlier = " in earlier runs" if failed == self.failed else earlier
             return f"{failed} edits failed{earlier}, more than the {self.most} that max_failure_fraction allows"
-        if failures >= _FIRST and not (edits or self.edited or self.all_may_fail):
+        if self.unbroken is not None and not edits and failures >= self.unbroken:
             return f"the first {failures} edits all failed; where that is meant, set max_failure_fraction to 1"
         return None
 
 
-def failure_limit(fraction: float, asked: int, edited: int = 0, failed: int = 0) -> FailureLimit:
-    """The limit of a recipe's `max_failure_fraction` where `asked` edits are asked for."""
-    return FailureLimit(int(fraction * asked), edited, failed, all_may_fail=fraction == 1)
+def failure_limit(fraction: float, before: Account) -> FailureLimit:
+    """The limit of a recipe's `max_failure_fraction` for a run that begins with this account."""
+    unbroken = None if before.edits or fraction == 1 else max(_EDITS, _IMAGES * before.edits_per_image)
+    return FailureLimit(int(fraction * before.asked), before.failures, unbroken)

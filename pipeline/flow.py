@@ -145,7 +145,7 @@ def run_edit(
     counts, problem = Counts(), None
     uses: Mapping[str, StageUse] = {}
     after = before
-    limit = failure_limit(recipe.max_failure_fraction, before.asked, before.edits, before.failures)
+    limit = failure_limit(recipe.max_failure_fraction, before)
     if before.left and (told := limit.problem(0, 0)):
         problem = f"stopped: {told}; add --retry-failed, or raise the limit"
     elif before.left:

@@ -108,7 +108,7 @@ class Account:
     @property
     def edits_per_image(self) -> int:
         """Asked of an image, rounded up."""
-        return -(-self.asked // self.images)
+        return -(-self.asked // max(1, self.images))
 
     def __add__(self, other: "Account") -> "Account":
         return Account(*(getattr(self, its.name) + getattr(other, its.name) for its in fields(self)))

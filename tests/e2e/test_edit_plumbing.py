@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import flow
+from pipeline import failure_limit, flow
 from pipeline.compact import compact_output
 from pipeline.flow import Summary, run_edit
 from pipeline.ledger import FingerprintError, Ledger
@@ -115,6 +115,21 @@ def test_above_the_failure_fraction_the_job_stops_and_says_why(tmp_path: Path, p
     assert (again.left, again.new_edits, again.new_failures) == (3, 0, 0)
     retried = run(str(tmp_path), max_failure_fraction=0.7, options={"retry_failed": True})
     assert (retried.problem, retried.left, retried.new_edits, retried.new_failures) == (None, 0, 3, 12)
+
+
+@pytest.mark.usefixtures("ray_two_cpus")
+def test_a_job_whose_first_edits_all_fail_stops_unless_all_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failure_limit, "_EDITS", 9)
+    monkeypatch.setattr(failure_limit, "_IMAGES", 3)
+    (tmp_path / "in").mkdir()
+    for index in range(100):
+        (tmp_path / "in" / f"broken-{index}.png").write_bytes(b"")
+    summary = run(str(tmp_path), max_failure_fraction=0.9)
+    assert summary.problem is not None
+    assert "edits all failed; where that is meant, set max_failure_fraction to 1" in summary.problem
+    assert summary.left > 0
+    whole = run(str(tmp_path), max_failure_fraction=1)
+    assert (whole.problem, whole.left, whole.failures) == (None, 0, 300)
 
 
 @pytest.mark.usefixtures("ray_two_cpus")
