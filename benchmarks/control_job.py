@@ -12,11 +12,12 @@ app = typer.Typer()
 
 @app.command()
 def resume(recipe: Path) -> None:
-    """The same command again: list, record, count what is left (`flow.run_edit`), then read it as its tasks do, in one
+    """The same command again: list, record, count what is left (`run_edit`), then read it as its tasks do, in one
     process. Prints the account."""
-    from pipeline.flow import GROUP_ROWS, open_edit_run
+    from pipeline.flow import GROUP_ROWS
     from pipeline.operations import real_operations
     from pipeline.placement import Cluster, plan_placement
+    from pipeline.prepared_run import open_edit_run
     from pipeline.recipe import load_recipe
     from pipeline.stages import ReadPending
 

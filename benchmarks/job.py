@@ -1,8 +1,8 @@
 """`python -m benchmarks.job RECIPE.json`: one `eim edit` or `eim sweep` in a process of its own, its parts clocked.
 
-It is the command's own code (`pipeline.flow.run_edit`) with the factories of its models wrapped: they note when a model
-is loaded, and, with `--together`, no actor begins before all have theirs. So a warm rate counts no load, and nothing is
-done before its clock starts except that the first blocks of images are read.
+It is the command's own code (`pipeline/run_edit.py`) with the factories of its models wrapped: they note when a model
+is loaded, and, with `--together`, no actor begins before all have theirs. So a warm rate counts no load, and nothing
+is done before its clock starts except that the first blocks of images are read.
 """
 
 import dataclasses
@@ -78,10 +78,10 @@ def main(
     import ray
 
     from pipeline.cluster import cluster_resources, connect
-    from pipeline.flow import run_edit
     from pipeline.operations import real_operations
     from pipeline.placement import plan_placement
     from pipeline.recipe import load_recipe
+    from pipeline.run_edit import run_edit
 
     clock.note("imported")
     checked = load_recipe(recipe)

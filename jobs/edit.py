@@ -13,8 +13,8 @@ from jobs.refusal import refuse
 from pipeline.recipe import Recipe, RecipeError, load_recipe
 
 if TYPE_CHECKING:
-    from pipeline.flow import Summary
     from pipeline.operations import Operations
+    from pipeline.run_edit import Summary
 
 
 def edit(
@@ -44,8 +44,8 @@ def run(
     """Run a checked recipe, by default with the operations of `eim_ops`; ends by typer.Exit where the exit code is not
     0."""
     # Ray and the rest take seconds to import: a wrong recipe is told before.
-    from pipeline.flow import run_edit
     from pipeline.operations import real_operations
+    from pipeline.run_edit import run_edit
 
     with ending_in_order():
         models = operations or real_operations()

@@ -12,7 +12,7 @@ from jobs.stopping import stopping
 from pipeline.recipe import RecipeError
 
 if TYPE_CHECKING:
-    from pipeline.flow import Interrupted
+    from pipeline.run_edit import Interrupted
 
 
 _BAD_PLACES = (PermissionError, NotADirectoryError, FileExistsError)
@@ -26,11 +26,11 @@ def ending_in_order() -> Iterator[None]:
     # Ray and the rest take seconds to import: a wrong recipe is told before.
     import ray
 
-    from pipeline.flow import ClusterError, Interrupted
     from pipeline.ledger import FingerprintError
     from pipeline.model_loading import ModelError
     from pipeline.placement import PlacementError
     from pipeline.retrying import StorageError
+    from pipeline.run_edit import ClusterError, Interrupted
 
     with stopping() as stop:
         try:

@@ -15,7 +15,6 @@ from pipeline.augment_spec import Budget
 from pipeline.backlog import Backlog, Row
 from pipeline.balance import OTHER, Balance, Value, counted
 from pipeline.estimate import Workload
-from pipeline.flow import Summary, run_edit
 from pipeline.forecast import run_of
 from pipeline.gpu_hours import gpu_hours_of
 from pipeline.identity import fingerprint
@@ -26,6 +25,7 @@ from pipeline.manifest import open_manifest, write_manifest
 from pipeline.operations import Operations, pixel_settings
 from pipeline.placement import Cluster
 from pipeline.recipe import Recipe, RecipeError
+from pipeline.run_edit import Summary, run_edit
 from pipeline.runs import Run
 from pipeline.schema import LISTING
 from pipeline.selection import Limit, Selection, select, select_all

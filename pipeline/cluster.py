@@ -68,7 +68,7 @@ def configure_data() -> DataContext:
     context.max_consecutive_actor_init_deaths = RETRIES
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # `flow.py` tells errors by their types
+    context.raise_original_map_exception = True  # `run_edit.py` tells errors by their types
     # It also logs every error that it raises, with its trace: what is raised reaches the user once, from us.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Ray 2.60 has no named parameter for retries yet.

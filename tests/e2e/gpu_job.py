@@ -16,9 +16,9 @@ import typer
 from PIL import Image
 
 from eim_ops.task import EditedImage
-from pipeline.flow import run_edit
 from pipeline.operations import Editor, Operations
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.run_edit import run_edit
 from tests.fakes import FakeCaptioner, FakeEditor, fake_operations
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import failure_limit, flow
+from pipeline import failure_limit
+from pipeline import run_edit as module
 from pipeline.compact import compact_output
-from pipeline.flow import Summary, run_edit
 from pipeline.ledger import FingerprintError, Ledger
 from pipeline.progress import Progress, shown
 from pipeline.recipe import parse_recipe
+from pipeline.run_edit import Summary, run_edit
 from pipeline.storage import in_threads, open_store, read
 from pipeline.verify import verify_output
 from tests.conftest import PngMaker
@@ -67,7 +68,7 @@ def test_a_job_ends_with_all_accounted_for_and_again_does_nothing(
         totals.append((images, edits))
         return shown(progress, images, edits)
 
-    monkeypatch.setattr(flow, "shown", noted)
+    monkeypatch.setattr(module, "shown", noted)
     put_images(root, range(20), png)
     open_store(root).write("in/broken.png", b"this is no image")
     first = run(root)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.flow import Summary, run_edit
 from pipeline.recipe import parse_recipe
+from pipeline.run_edit import Summary, run_edit
 from pipeline.storage import open_store
 from pipeline.verify import verify_output
 from tests.conftest import PngMaker

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from eim_ops.task import EditedImage, EditTask
-from pipeline.flow import run_edit
 from pipeline.operations import Editor, ModelFacts, Operations
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.run_edit import run_edit
 from pipeline.storage import open_store
 from tests.conftest import PngMaker
 from tests.fakes import FakeCaptioner, FakeEditor, fake_operations

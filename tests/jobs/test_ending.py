@@ -4,8 +4,8 @@ import pytest
 import typer
 
 from jobs.ending import ending_in_order
-from pipeline.flow import ClusterError
 from pipeline.model_loading import ModelError
+from pipeline.run_edit import ClusterError
 
 
 @pytest.mark.parametrize(("error", "code"), [(ModelError("model: gone"), 2), (ClusterError("Ray: lost"), 1)])

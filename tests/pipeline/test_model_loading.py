@@ -9,10 +9,10 @@ import pytest
 from pipeline.actors import CaptionStage, EditStage
 from pipeline.attempts import Attempts
 from pipeline.cluster import RETRIES
-from pipeline.flow import open_edit_run
 from pipeline.model_loading import ModelError, held_to, load_model
 from pipeline.operations import ModelFacts, Operations
 from pipeline.placement import PoolPlan
+from pipeline.prepared_run import open_edit_run
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.storage import open_store

@@ -14,10 +14,10 @@ from ray.data._internal.execution.operators.actor_pool_map_operator import Actor
 
 from eim_ops.task import EditedImage
 from pipeline.blocks import IN_FLIGHT, most_waiting
-from pipeline.flow import run_edit
 from pipeline.placement import Cluster, plan_placement
 from pipeline.queues import bound_queues
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.run_edit import run_edit
 from pipeline.storage import in_threads, open_store
 from tests.conftest import PngMaker
 from tests.fakes import FakeCaptioner, FakeEditor, fake_operations

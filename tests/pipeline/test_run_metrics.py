@@ -10,9 +10,9 @@ import ray
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline import run_metrics
-from pipeline.flow import run_edit
 from pipeline.progress import Progress
 from pipeline.recipe import parse_recipe
+from pipeline.run_edit import run_edit
 from tests.conftest import PngMaker
 from tests.fakes import fake_operations
 

@@ -17,16 +17,18 @@ from ray.exceptions import (
 )
 
 from pipeline import augment as augment_module
-from pipeline import flow, retrying
+from pipeline import prepared_run, retrying
+from pipeline import run_edit as module
 from pipeline.ask_records import Ask
 from pipeline.augment import Job, augment
 from pipeline.estimate import Workload
-from pipeline.flow import ClusterError, EditRun, Summary, open_edit_run, run_edit
 from pipeline.increments import Increment
 from pipeline.ledger import FingerprintError, Ledger
 from pipeline.placement import Cluster
+from pipeline.prepared_run import EditRun, open_edit_run
 from pipeline.progress import Progress
 from pipeline.recipe import RecipeError
+from pipeline.run_edit import ClusterError, Summary, run_edit
 from pipeline.storage import open_store
 from tests.fakes import fake_operations
 from tests.pipeline.builders import start_job
@@ -37,8 +39,8 @@ def no_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     def listed(*_: object, **__: object) -> None:
         raise AssertionError("the input was listed")
 
-    for module in (flow, augment_module):
-        monkeypatch.setattr(module, "prepare_manifest", listed)
+    for lister in (prepared_run, augment_module):
+        monkeypatch.setattr(lister, "prepare_manifest", listed)
 
 
 @pytest.mark.usefixtures("no_listing")
@@ -121,10 +123,10 @@ def streamed(
         "connect": lambda _: None,
         "cluster_resources": lambda: Cluster(2),
         "taken": lambda _: None,
-        "_stream": stream,
+        "stream": stream,
         "Progress": SimpleNamespace(start=lambda *_: Progress()),
     }.items():
-        monkeypatch.setattr(flow, name, stand_in)
+        monkeypatch.setattr(module, name, stand_in)
     return run_edit(job.recipe, fake_operations(), retry_failed=True), streams
 
 
