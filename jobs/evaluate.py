@@ -59,8 +59,7 @@ def bench(
     grid = quick_peers() if quick else peer_grid()
     _refuse_unknown("--report", report, REPORTS)
     _refuse_unknown("--peer", peer, PEERS)
-    grid = [its for its in grid if its.family in (peer or PEERS)]
-    models = reports.find_models(model)
+    asked, models = peer or PEERS, reports.find_models(model)
     tuned_before = Table({}, {}) if known is None else _tuned(known, models, grid)
     actors, store = _connect(address), open_store(out)
     if quick:
@@ -69,12 +68,14 @@ def bench(
         chosen = [peer.name for peer in grid]
     else:
         tuned, wanted, own = TUNING_CASES, report or list(REPORTS), ours(Method())
-        new = [its for its in grid if its.name not in tuned_before.families]
+        new = [its for its in grid if its.family in asked and its.name not in tuned_before.families]
         found = tabulate(reports.tune(store, models, actors, new) if new else [])
         table = Table({**tuned_before.figures, **found.figures}, {**tuned_before.families, **found.families})
-        chosen = reports.write_tuning(store, models, grid, table)
-    contenders = [CEILING, UNEDITED, *own, *(peer for peer in grid if peer.name in chosen)]
-    work = [unit for its in REPORTS.values() for unit in units(its, "test", cases, contenders)]
+        tuned_ones = [its for its in grid if its.name in table.families]
+        chosen = reports.write_tuning(store, models, tuned_ones, table)
+    references, peers = [CEILING, UNEDITED, *own], [its for its in grid if its.name in chosen]
+    contenders = [*references, *(its for its in peers if its.family in asked)]
+    work = [unit for its in REPORTS.values() for unit in units(its, "test", cases, [*references, *peers])]
     if known is not None:
         count = take_known(open_store(known), store, work, models)
         typer.echo(f"{count} of {len(work)} pieces of work are known")
